@@ -1,0 +1,103 @@
+"""The parts a cluster is made of. Every number is a `Figure`: base units, source, range."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ffsim.config import Bandwidth, Bytes, Figure, FlopRate, Power, Time, spec
+
+
+@spec
+class Gpu:
+    """An accelerator.
+
+    Attributes:
+        die: which calibration family it belongs to (``gh100``, ``ga100``): the same die computes alike.
+        sms: streaming multiprocessors.
+        peak: dense tensor-core rate by number format (``bf16``, ``fp8``, ``tf32``). [FLOP/s]
+        memory, memory_bandwidth: device memory. [bytes, bytes/s]
+        host_link: PCIe rate per direction as measured by copies. [bytes/s]
+        scale_up: NVLink rate per direction by the data sheet, none for a card without it. [bytes/s]
+        scale_up_usable: what kernels get of it. [bytes/s]
+        scale_up_latency: one-way, zero-byte, through the switch or bridge. [s]
+        power: board limit. [W]
+    """
+
+    kind: Literal["gpu"]
+    title: str
+    die: str
+    sms: Figure[int]
+    peak: dict[str, Figure[FlopRate]]
+    memory: Figure[Bytes]
+    memory_bandwidth: Figure[Bandwidth]
+    host_link: Figure[Bandwidth]
+    scale_up: Figure[Bandwidth] | None = None
+    scale_up_usable: Figure[Bandwidth] | None = None
+    scale_up_latency: Figure[Time] | None = None
+    power: Figure[Power]
+
+
+@spec
+class Cpu:
+    """A host processor.
+
+    Attributes:
+        memory_bandwidth: theoretical rate of one socket. [bytes/s]
+        memory_usable: practical rate of one socket. [bytes/s]
+        root_port: what one PCIe root port can pass to the CPU's fabric. [bytes/s]
+    """
+
+    kind: Literal["cpu"]
+    title: str
+    cores: Figure[int]
+    memory_channels: Figure[int]
+    memory_bandwidth: Figure[Bandwidth]
+    memory_usable: Figure[Bandwidth] | None = None
+    root_port: Figure[Bandwidth] | None = None
+
+
+@spec
+class Nic:
+    """A network adapter.
+
+    Attributes:
+        bandwidth: line rate of its port, per direction. [bytes/s]
+        usable_share: payload share of the line rate that bulk transfers reach.
+        latency: one-way, zero-byte, from the sending program to the wire (half of both ends). [s]
+    """
+
+    kind: Literal["nic"]
+    title: str
+    bandwidth: Figure[Bandwidth]
+    usable_share: Figure[float]
+    latency: Figure[Time]
+    power: Figure[Power]
+
+
+@spec
+class Switch:
+    """A network switch.
+
+    Attributes:
+        ports: ports at the full rate.
+        bandwidth: rate of one port, per direction. [bytes/s]
+        latency: one hop, cable included. [s]
+    """
+
+    kind: Literal["switch"]
+    title: str
+    ports: Figure[int]
+    bandwidth: Figure[Bandwidth]
+    latency: Figure[Time]
+    power: Figure[Power]
+
+
+@spec
+class Ssd:
+    """A flash drive; rates are per drive, in bytes and bytes/s."""
+
+    kind: Literal["ssd"]
+    title: str
+    capacity: Figure[Bytes]
+    host_link: Figure[Bandwidth]
+    read: Figure[Bandwidth]
