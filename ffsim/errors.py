@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+MAX_LINES = 40
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
@@ -58,7 +60,10 @@ class _ProblemsError(FfsimError):
         if isinstance(problems, Problem):
             problems = (problems,)
         self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        lines = [str(problem) for problem in self.problems[:MAX_LINES]]
+        if len(self.problems) > MAX_LINES:
+            lines.append(f"and {len(self.problems) - MAX_LINES} more problems")
+        super().__init__("\n".join(lines))
 
 
 class ScenarioError(_ProblemsError):

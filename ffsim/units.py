@@ -15,6 +15,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
+SMALLEST, LARGEST = 1e-30, 1e30  # in base units: products of a few quantities stay far from overflow
+
 _QUANTITY = re.compile(r"\s*(?P<number>\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*(?P<unit>[^\s\d].*?)\s*")
 
 
@@ -38,7 +40,7 @@ class Unit:
         """Read ``"200 Gbit/s"`` and return base units (here 25e9 bytes/s).
 
         Raises:
-            ValueError: no unit, unknown unit, not a finite quantity; the message names the accepted spellings.
+            ValueError: no unit, unknown unit (the message names the accepted ones), beyond `SMALLEST` and `LARGEST`.
         """
         known = ", ".join(self.factors)
         if not isinstance(text, str):
@@ -47,16 +49,18 @@ class Unit:
         if match is None or match["unit"] not in self.factors:
             raise ValueError(f"cannot read {text!r} as {self.dimension}: use one of {known}")
         value = float(match["number"].replace("_", "")) * self.factors[match["unit"]]
-        if not math.isfinite(value):
-            raise ValueError(f"{text!r} is too large for {self.dimension}")
+        if value and not SMALLEST <= value <= LARGEST:
+            raise ValueError(f"{text!r} is beyond any {self.dimension} that makes sense: check the exponent")
         return value
 
     def format(self, value: float, digits: int = 4) -> str:
         """Write base units for people: the largest printed unit that keeps the number at or above one.
 
         >>> BYTES.format(80e9), BYTES.format(0.0), TIME.format(3e-7)
-        ('80 GB', '0 B', '0.3 us')
+        ('80 GB', '0 B', '300 ns')
         """
+        if value == 0 and self.base in self.printed:
+            return f"0 {self.base}"
         unit = self.printed[0]
         for candidate in self.printed:
             if abs(value) >= self.factors[candidate] * (1 - 0.5 * 10.0**-digits):
@@ -67,8 +71,10 @@ class Unit:
 def significant(value: float, digits: int = 4) -> str:
     """Write a number with so many significant digits, thousands grouped, without exponents between 1e-4 and 1e15.
 
-    >>> significant(2664123.4), significant(0.38941), significant(19.9), significant(0.0)
-    ('2,664,000', '0.3894', '19.9', '0')
+    Zeros at the end are kept where they say something about the value, and dropped where it is exact.
+
+    >>> significant(2664123.4), significant(0.38941), significant(19.9), significant(19.9004), significant(0.0)
+    ('2,664,000', '0.3894', '19.9', '19.90', '0')
     """
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
@@ -76,9 +82,10 @@ def significant(value: float, digits: int = 4) -> str:
     if not -4 <= magnitude < 15:
         return f"{value:.{digits - 1}e}"
     rounded = round(value, digits - 1 - magnitude)
-    decimals = max(0, digits - 1 - magnitude)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     text = f"{rounded:,.{decimals}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    exact = math.isclose(rounded, value, rel_tol=1e-9)
+    return text.rstrip("0").rstrip(".") if exact and "." in text else text
 
 
 def percent(fraction: float, digits: int = 3) -> str:
@@ -94,7 +101,7 @@ TIME = Unit(
     "time",
     "s",
     {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "day": 86400.0, "year": 365.25 * 86400.0},
-    ("us", "ms", "s"),
+    ("ns", "us", "ms", "s"),
 )
 BYTES = Unit(
     "size",
@@ -144,7 +151,12 @@ FLOP_RATE = Unit(
 )
 POWER = Unit("power", "W", {"W": 1.0, "kW": 1e3, "MW": 1e6}, ("W", "kW", "MW"))
 ENERGY = Unit("energy", "J", {"J": 1.0, "kWh": 3.6e6, "MWh": 3.6e9, "GWh": 3.6e12}, ("kWh", "MWh", "GWh"))
-MONEY = Unit("money", "USD", {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6, "GUSD": 1e9}, ("USD", "kUSD", "MUSD", "GUSD"))
+MONEY = Unit(
+    "money",
+    "USD",
+    {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6, "thousand USD": 1e3, "million USD": 1e6, "billion USD": 1e9},
+    ("USD", "thousand USD", "million USD", "billion USD"),
+)
 GPU_HOUR_PRICE = Unit("price per GPU-hour", "USD/GPU-hour", {"USD/GPU-hour": 1.0}, ("USD/GPU-hour",))
 ENERGY_PRICE = Unit("price of energy", "USD/J", {"USD/kWh": 1 / 3.6e6, "USD/MWh": 1 / 3.6e9}, ("USD/kWh",))
 TOKENS = Unit(
@@ -156,6 +168,13 @@ TOKENS = Unit(
 GPU_HOURS = Unit(
     "GPU time",
     "GPU-hour",
-    {"GPU-hour": 1.0, "kGPU-hour": 1e3, "MGPU-hour": 1e6},
-    ("GPU-hour", "kGPU-hour", "MGPU-hour"),
+    {
+        "GPU-hour": 1.0,
+        "kGPU-hour": 1e3,
+        "MGPU-hour": 1e6,
+        "GPU-hours": 1.0,
+        "thousand GPU-hours": 1e3,
+        "million GPU-hours": 1e6,
+    },
+    ("GPU-hours", "thousand GPU-hours", "million GPU-hours"),
 )

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ffsim.config.document import Document, Path_
+from ffsim.config.document import Document, Path_, dotted
+from ffsim.errors import Problem
 
 T = TypeVar("T")
 
@@ -29,6 +30,12 @@ _EXPECTED = {
     "dataclass_exact_type": "a mapping of keys to values",
     "model_type": "a mapping of keys to values",
     "none_required": "nothing",
+}
+_LIMITS = {
+    "greater_than_equal": "at least",
+    "greater_than": "above",
+    "less_than_equal": "at most",
+    "less_than": "below",
 }
 
 
@@ -63,8 +70,10 @@ def build(document: Document, type_: type[T]) -> T:
 
 
 def _report(document: Document, detail: ErrorDetails, type_: Any) -> None:
-    path, data = _path_in(document.data, detail["loc"])
     kind = detail["type"]
+    path, data = _path_in(document.data, detail["loc"], absent=kind in _MISSING)
+    if any(problem.path == dotted(path) for problem in document.problems):
+        return  # what could not be read cannot be right either
     if kind in _UNKNOWN:
         known = _known_keys(json_schema(type_), path[:-1], document.data)
         near = get_close_matches(str(path[-1]), known, n=1)
@@ -81,9 +90,16 @@ def _report(document: Document, detail: ErrorDetails, type_: Any) -> None:
         document.report((*path, key), f"got {got!r}", f"use one of {context.get('expected_tags', _tags(type_, key))}")
     elif kind in _EXPECTED:
         document.report(path, f"expected {_EXPECTED[kind]}, got {_shown(data)}")
+    elif kind in _LIMITS:
+        limit = next(iter(detail["ctx"].values()))
+        document.report(path, f"must be {_LIMITS[kind]} {limit:g}, got {_shown(data)}")
     elif kind == "value_error":
         what, _, fix = str(detail["msg"]).removeprefix("Value error, ").partition(": ")
-        document.report(path, what, fix)
+        option = document.change(path) if isinstance(data, dict) and path else None
+        if option is None:
+            document.report(path, what, fix)
+        else:
+            document.problems.append(Problem(where=str(option), path=dotted(path), what=what, fix=fix))
     else:
         document.report(path, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, got {_shown(data)}")
 
@@ -93,11 +109,17 @@ def _shown(data: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _path_in(data: Any, loc: tuple[int | str, ...]) -> tuple[Path_, Any]:
-    """The part of pydantic's location that exists in the file: union tags and the like are dropped."""
+def _path_in(data: Any, loc: tuple[int | str, ...], *, absent: bool) -> tuple[Path_, Any]:
+    """The part of pydantic's location that exists in the file: union tags and the like are dropped.
+
+    Args:
+        data: the file's data.
+        loc: pydantic's location.
+        absent: the last step names a key that is missing, and is kept.
+    """
     path: list[str | int] = []
     for index, step in enumerate(loc):
-        last = index == len(loc) - 1
+        last = absent and index == len(loc) - 1
         if isinstance(data, dict) and (step in data or last):
             path.append(step)
             data = data.get(str(step))

@@ -6,6 +6,7 @@ duplicate keys, text keys. Nothing here knows what a value means.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,10 @@ class Document:
         """Note a problem at a path."""
         self.problems.append(Problem(where=str(self.place(path, key=key)), path=dotted(path), what=what, fix=fix))
 
+    def change(self, path: Path_) -> Mark | None:
+        """The option that changed something within a value, if any did."""
+        return next((mark for place, mark in self.values.items() if place[: len(path)] == path and not mark.line), None)
+
     def raise_problems(self) -> None:
         """Raise everything noted so far, in file order, if there is anything."""
         if self.problems:
@@ -80,12 +85,12 @@ def dotted(path: Path_) -> str:
     return ".".join(map(str, path))
 
 
-def read_document(path: Path, *, shown_as: str | None = None) -> Document:
+def read_document(path: Path, *, sequence_key: str | None = None) -> Document:
     """Read one YAML file.
 
     Args:
         path: the file.
-        shown_as: how messages name it; the path itself by default.
+        sequence_key: where given, the file may also be a bare list, which is taken to stand under this key.
 
     Returns:
         The document; structural problems are noted in it, not raised.
@@ -93,11 +98,11 @@ def read_document(path: Path, *, shown_as: str | None = None) -> Document:
     Raises:
         ScenarioError: there is no such readable UTF-8 YAML file with a mapping at its top.
     """
-    name = shown_as or str(path)
-    return parse_document(_read_text(path, name), name)
+    name = str(path)
+    return parse_document(_read_text(path, name), name, sequence_key=sequence_key)
 
 
-def parse_document(text: str, name: str) -> Document:
+def parse_document(text: str, name: str, *, sequence_key: str | None = None) -> Document:
     """Parse YAML text; see `read_document`."""
     document = Document(name)
     node = _compose(text, name)
@@ -106,6 +111,8 @@ def parse_document(text: str, name: str) -> Document:
             Problem(where=name, what="the file is empty", fix="see `ffsim schema` for what belongs in it")
         )
     document.data = _Reader(document).read(node, (), 0)
+    if isinstance(document.data, list) and sequence_key is not None:
+        return nest(document, sequence_key)
     if not isinstance(document.data, dict):
         raise ScenarioError(
             Problem(
@@ -122,6 +129,16 @@ def parse_scalar(text: str, name: str) -> Any:
     value = None if node is None else _Reader(document).read(node, (), 0)
     document.raise_problems()
     return value
+
+
+def to_yaml(data: Any) -> str:
+    """Write plain data as a file that `parse_document` reads."""
+    yaml = YAML()
+    yaml.width = 160
+    yaml.default_flow_style = False
+    buffer = io.StringIO()
+    yaml.dump(data, buffer)
+    return buffer.getvalue()
 
 
 def _read_text(path: Path, name: str) -> str:
@@ -151,7 +168,7 @@ def _compose(text: str, name: str) -> Node | None:
             text.count("[") + text.count("{") > MANY_BRACKETS
         ):  # deep nesting costs quadratic time: look before composing
             _refuse_deep_nesting(text)
-        node: Node | None = YAML(typ="rt", pure=True).compose(text)
+        node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Mark(name, mark.line + 1, mark.column + 1) if mark else Mark(name)
@@ -170,7 +187,7 @@ def _compose(text: str, name: str) -> Node | None:
 
 def _refuse_deep_nesting(text: str) -> None:
     depth = 0
-    for event in YAML(typ="rt", pure=True).parse(text):
+    for event in YAML(typ="safe", pure=True).parse(text):
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > 2 * MAX_DEPTH:
             raise RecursionError
@@ -182,16 +199,19 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._seen: set[int] = set()
+        self._anchored = False
 
     def read(self, node: Node, path: Path_, depth: int) -> Any:
         document = self._document
         document.values[path] = Mark(document.file, node.start_mark.line + 1, node.start_mark.column + 1)
-        if id(node) in self._seen or getattr(node, "anchor", None):
+        again = id(node) in self._seen
+        if (again or getattr(node, "anchor", None)) and not self._anchored:  # one message, however many there are
+            self._anchored = True
             document.report(
                 path, "anchors and aliases are not allowed", "repeat the value, or inherit a file with `base:`"
             )
-            if id(node) in self._seen:
-                return None
+        if again:
+            return None
         self._seen.add(id(node))
         if depth > MAX_DEPTH:
             document.report(path, "nested too deeply", f"{MAX_DEPTH} levels are allowed")
@@ -248,6 +268,17 @@ class _Reader:
             self._document.report(path, f"{text!r} is not a finite number", "write an ordinary number")
             return None
         return number
+
+
+def nest(document: Document, key: str) -> Document:
+    """The same document one level deeper, under a key."""
+    return Document(
+        document.file,
+        {key: document.data},
+        {(key, *path): mark for path, mark in document.values.items()},
+        {(key, *path): mark for path, mark in document.keys.items()},
+        document.problems,
+    )
 
 
 def merge(base: Document, child: Document) -> Document:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from ffsim import units
@@ -29,12 +29,23 @@ def spec(cls: type[T]) -> type[T]:
 
 @dataclass(frozen=True)
 class Quantity:
-    """Marks a float field that files write with a unit (``Annotated[float, Quantity(BANDWIDTH)]``)."""
+    """Marks a float field that files write with a unit (``Annotated[float, Quantity(BANDWIDTH)]``).
+
+    Attributes:
+        positive: zero is refused.
+    """
 
     unit: units.Unit
+    positive: bool = False
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.unit.parse)
+        return core_schema.no_info_plain_validator_function(self._parse)
+
+    def _parse(self, text: object) -> float:
+        value = self.unit.parse(text)
+        if self.positive and value == 0:
+            raise ValueError(f"{self.unit.dimension} is zero: give more than 0 {self.unit.base}")
+        return value
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         spellings = list(self.unit.factors)
@@ -62,14 +73,22 @@ class TaggedBy:
 
 Time = Annotated[float, Quantity(units.TIME)]
 Bytes = Annotated[float, Quantity(units.BYTES)]
-Bandwidth = Annotated[float, Quantity(units.BANDWIDTH)]
-FlopRate = Annotated[float, Quantity(units.FLOP_RATE)]
+Bandwidth = Annotated[float, Quantity(units.BANDWIDTH, positive=True)]
+FlopRate = Annotated[float, Quantity(units.FLOP_RATE, positive=True)]
 Power = Annotated[float, Quantity(units.POWER)]
 Money = Annotated[float, Quantity(units.MONEY)]
 GpuHourPrice = Annotated[float, Quantity(units.GPU_HOUR_PRICE)]
 EnergyPrice = Annotated[float, Quantity(units.ENERGY_PRICE)]
 GpuHours = Annotated[float, Quantity(units.GPU_HOURS)]
-Tokens = Annotated[float, Quantity(units.TOKENS)]
+Tokens = Annotated[float, Quantity(units.TOKENS, positive=True)]
+# Plain numbers and what they may be.
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(ge=0.001, le=1)]
+Factor = Annotated[float, Field(ge=0.001, le=1000)]
+Ratio = Annotated[float, Field(ge=1, le=1000)]  # of the whole to a part, of the busiest to the mean
+ElementBytes = Annotated[float, Field(ge=0, le=16)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+Natural = Annotated[int, Field(ge=0, le=2**31)]
 
 
 @spec
@@ -119,7 +138,9 @@ class Figure(Generic[T]):
         if isinstance(self.value, int | float) and self.low is not None and self.high is not None:
             low, high = float(self.low), float(self.high)  # type: ignore[arg-type]
             if not low <= self.value <= high:
-                raise ValueError(f"value {self.value:g} lies outside its range {low:g} to {high:g}")
+                raise ValueError(
+                    f"value {self.value:g} lies outside its range {low:g} to {high:g}: change low or high too"
+                )
 
     @property
     def bounds(self) -> tuple[T, T]:

@@ -161,8 +161,21 @@ def load(shelf: Shelf, name: str, type_: type[T], *, overrides: Sequence[Overrid
 
 
 def load_document(shelf: Shelf, name: str, *, overrides: Sequence[Override] = (), near: Path | None = None) -> Document:
-    """Like `load`, stopping at plain data; a file of another kind is refused here, where the reason is plain."""
+    """Like `load`, stopping at plain data that still knows its places."""
     document = read_with_bases(shelf, name, near=near)
     for override in overrides:
         override.apply(document)
     return document
+
+
+def expect_kind(document: Document, *kinds: str) -> None:
+    """Refuse a file of another kind before its every key is called unknown.
+
+    Raises:
+        ScenarioError: the file says it is of another kind.
+    """
+    found = document.data.get("kind", kinds[0])
+    if found not in kinds:
+        wanted = " or ".join(kinds)
+        document.report(("kind",), f"expected a {wanted} file, got kind {found!r}", "are the two arguments swapped?")
+        document.raise_problems()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ffsim.config import Bandwidth, Bytes, Figure, FlopRate, Power, Time, spec
+from ffsim.config import Bandwidth, Bytes, Count, Figure, FlopRate, PositiveShare, Power, Time, spec
 
 
 @spec
@@ -12,7 +12,7 @@ class Gpu:
     """An accelerator.
 
     Attributes:
-        die: which calibration family it belongs to (``gh100``, ``ga100``): the same die computes alike.
+        profile: name of its calibrated operator parameters.
         sms: streaming multiprocessors.
         peak: dense tensor-core rate by number format (``bf16``, ``fp8``, ``tf32``). [FLOP/s]
         memory, memory_bandwidth: device memory. [bytes, bytes/s]
@@ -25,8 +25,8 @@ class Gpu:
 
     kind: Literal["gpu"]
     title: str
-    die: str
-    sms: Figure[int]
+    profile: str
+    sms: Figure[Count]
     peak: dict[str, Figure[FlopRate]]
     memory: Figure[Bytes]
     memory_bandwidth: Figure[Bandwidth]
@@ -35,6 +35,10 @@ class Gpu:
     scale_up_usable: Figure[Bandwidth] | None = None
     scale_up_latency: Figure[Time] | None = None
     power: Figure[Power]
+
+    def __post_init__(self) -> None:
+        if "bf16" not in self.peak:
+            raise ValueError("peak has no bf16: add it, utilisation is counted against it")
 
 
 @spec
@@ -49,8 +53,8 @@ class Cpu:
 
     kind: Literal["cpu"]
     title: str
-    cores: Figure[int]
-    memory_channels: Figure[int]
+    cores: Figure[Count]
+    memory_channels: Figure[Count]
     memory_bandwidth: Figure[Bandwidth]
     memory_usable: Figure[Bandwidth] | None = None
     root_port: Figure[Bandwidth] | None = None
@@ -69,7 +73,7 @@ class Nic:
     kind: Literal["nic"]
     title: str
     bandwidth: Figure[Bandwidth]
-    usable_share: Figure[float]
+    usable_share: Figure[PositiveShare]
     latency: Figure[Time]
     power: Figure[Power]
 
@@ -86,7 +90,7 @@ class Switch:
 
     kind: Literal["switch"]
     title: str
-    ports: Figure[int]
+    ports: Figure[Count]
     bandwidth: Figure[Bandwidth]
     latency: Figure[Time]
     power: Figure[Power]

@@ -35,14 +35,14 @@ def test_a_bare_value_is_told_to_add_a_unit(value):
 
 def test_output_picks_the_largest_unit_that_keeps_one():
     assert BYTES.format(80e9) == "80 GB"
-    assert BYTES.format(999.96) == "1 kB"
+    assert BYTES.format(999.96) == "1.000 kB"
     assert TIME.format(0.00125) == "1.25 ms"
-    assert TIME.format(0) == "0 us"
+    assert TIME.format(0) == "0 s"
 
 
 def test_significant_digits():
     assert significant(2_664_123.4) == "2,664,000"
-    assert significant(0.99999) == "1"
+    assert significant(0.99999) == "1.000"
     assert significant(1.5e-7) == "1.500e-07"
     assert percent(0.5) == "50 %"
 
