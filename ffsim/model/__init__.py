@@ -1,0 +1,1 @@
+"""The NumPy reference: numbers on arrays, costs on shapes, from one piece of code."""

@@ -1,0 +1,86 @@
+"""Operators as GPUs run them: one table row per kernel, with the work and the bytes it moves.
+
+`ffsim.model.lowering` makes them from the tape of a shape-only pass; `ffsim.compute` turns them into seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from ffsim.model.precision import Dtype
+from ffsim.model.tape import Phase
+
+Family = Literal["gemm", "grouped_gemm", "attention_forward", "attention_backward", "elementwise"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One operator.
+
+    Attributes:
+        name: scope and operator (``attention/wq_b/linear``); casts and replays say so in the name.
+        phase: F forward, B input gradient (recomputation included), W weight gradient.
+        segment: 0 before the expert dispatch, 1 between dispatch and combine, 2 after.
+        family, dtype: which cost model it belongs to.
+        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths.
+        flop: useful work, causal attention counted exactly.
+        read_bytes, write_bytes: traffic of a fused kernel: every operand once.
+        kernels: kernels launched, where it is more than one.
+    """
+
+    name: str
+    phase: Phase
+    segment: int
+    family: Family
+    dtype: Dtype = "bf16"
+    groups: int = 1
+    m: int = 1
+    n: int = 1
+    k: int = 1
+    flop: float = 0.0
+    read_bytes: float = 0.0
+    write_bytes: float = 0.0
+    kernels: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """A table of operators as columns (`Row` describes them), so that a cost model can time all of them at once."""
+
+    name: tuple[str, ...]
+    phase: np.ndarray[Any, Any]
+    segment: np.ndarray[Any, Any]
+    family: np.ndarray[Any, Any]
+    dtype: np.ndarray[Any, Any]
+    groups: np.ndarray[Any, Any]
+    m: np.ndarray[Any, Any]
+    n: np.ndarray[Any, Any]
+    k: np.ndarray[Any, Any]
+    flop: np.ndarray[Any, Any]
+    read_bytes: np.ndarray[Any, Any]
+    write_bytes: np.ndarray[Any, Any]
+    kernels: np.ndarray[Any, Any]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Operators:
+        """Columns from rows."""
+        rows = tuple(rows)
+        columns: dict[str, Any] = {
+            field.name: np.array([getattr(row, field.name) for row in rows])
+            for field in fields(Row)
+            if field.name != "name"
+        }
+        return cls(name=tuple(row.name for row in rows), **columns)
+
+    def __len__(self) -> int:
+        return len(self.name)
+
+    @property
+    def total_bytes(self) -> np.ndarray[Any, Any]:
+        """Bytes read and written."""
+        total: np.ndarray[Any, Any] = self.read_bytes + self.write_bytes
+        return total
