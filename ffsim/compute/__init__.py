@@ -1,0 +1,6 @@
+"""Operators to seconds: physical models with few calibrated parameters per GPU, and how well each time is known."""
+
+from ffsim.compute.profile import OperatorProfile, load_profile
+from ffsim.compute.timing import BASES, Basis, Conditions, Times, time_operators
+
+__all__ = ["BASES", "Basis", "Conditions", "OperatorProfile", "Times", "load_profile", "time_operators"]
