@@ -1,0 +1,36 @@
+"""Parallel plans to programs: stages, kernels, messages, memory and doubt of one training step."""
+
+from ffsim.training.bounds import Bounds
+from ffsim.training.breakdown import Breakdown, operation_times
+from ffsim.training.doubt import Doubt, Sensitivity, combined_range, doubt
+from ffsim.training.inputs import Inputs, load_inputs, workload_document
+from ffsim.training.limits import Limit, limits
+from ffsim.training.memory import RankMemory
+from ffsim.training.spec import SHELF, Assumptions, PlanSpec, PretrainSpec
+from ffsim.training.step import MAX_FULL_GPUS, Depth, Prepared, StepResult, prepare, simulate
+
+__all__ = [
+    "MAX_FULL_GPUS",
+    "SHELF",
+    "Assumptions",
+    "Bounds",
+    "Breakdown",
+    "Depth",
+    "Doubt",
+    "Inputs",
+    "Limit",
+    "PlanSpec",
+    "Prepared",
+    "PretrainSpec",
+    "RankMemory",
+    "Sensitivity",
+    "StepResult",
+    "combined_range",
+    "doubt",
+    "limits",
+    "load_inputs",
+    "operation_times",
+    "prepare",
+    "simulate",
+    "workload_document",
+]

@@ -1,0 +1,170 @@
+"""Where the step goes: every instant of every rank has one cause, and the causes add up to the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ffsim.engine import Timeline
+from ffsim.training.blocks import LANES, ComputeSlot, SendSlot
+from ffsim.training.costs import FAMILIES, PieceTimes
+from ffsim.training.program import Program
+
+Floats = np.ndarray[Any, Any]
+Ints = np.ndarray[Any, Any]
+
+COMPUTE_CAUSES = ("forward", "input_gradient", "weight_gradient")
+FAMILY_NAMES = {
+    "gemm": "products",
+    "grouped_gemm": "expert_products",
+    "attention_forward": "attention",
+    "attention_backward": "attention",
+    "elementwise": "elementwise",
+}
+# While a rank computes nothing, the first of these under way from or to it is the cause; with none, it is the bubble.
+EXPOSED = {
+    "dispatch": "exposed/dispatch",
+    "combine": "exposed/combine",
+    "sync": "exposed/gradient_sync",
+    "send": "exposed/pipeline_send",
+}
+BUBBLE = "bubble"
+ROUNDING = 1e-12  # of the step: less than this is no bubble
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """Seconds by cause.
+
+    Attributes:
+        exposed: per cause, ``[pp]`` seconds; they sum to the step on every rank.
+        busy: per activity, ``[pp]`` seconds during which it is under way, overlap counted twice.
+        operations: per kind of schedule operation, ``[pp]`` seconds from its first to its last kernel.
+    """
+
+    exposed: dict[str, Floats]
+    busy: dict[str, Floats]
+    operations: dict[str, Floats]
+
+
+def break_down(program: Program, timeline: Timeline, step_s: float, times: PieceTimes, n_ranks: int) -> Breakdown:
+    """Attribute every instant of every rank.
+
+    Args:
+        program: the tasks.
+        timeline: when they ran.
+        step_s: the step, in which other replicas may run a little longer than this one.
+        times: what compute slots are sums of.
+        n_ranks: pipeline ranks.
+    """
+    shares = _compute_shares(program, times)
+    exposed: dict[str, Floats] = {name: np.zeros(n_ranks) for name in _names()}
+    busy: dict[str, Floats] = {}
+    on_compute = program.graph.lane % len(LANES) == LANES.index("compute")
+    on_compute &= program.graph.lane >= 0
+    seconds = timeline.end_s - timeline.start_s
+    for cause in COMPUTE_CAUSES:
+        rows = on_compute & (program.category == cause)
+        for family in FAMILIES:
+            column = shares[program.graph.slot[rows], FAMILIES.index(family)] * seconds[rows]
+            per_rank = np.bincount(program.rank[rows], weights=column, minlength=n_ranks)
+            exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank
+    rows = program.category == "optimizer"
+    exposed["optimizer"] += np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+    receiver = _receivers(program)
+    for rank in range(n_ranks):
+        for name, value in _idle_causes(program, timeline, rank, on_compute, receiver).items():
+            exposed[name][rank] += value
+        left = step_s - sum(float(column[rank]) for column in exposed.values())
+        exposed[BUBBLE][rank] = left if left > ROUNDING * step_s else 0.0
+    for cause in ("dispatch", "combine", "send", "sync"):
+        rows = program.category == cause
+        busy[cause] = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+    busy["compute"] = np.bincount(program.rank[on_compute], weights=seconds[on_compute], minlength=n_ranks)
+    return Breakdown(exposed, busy, _operations(program, timeline, n_ranks))
+
+
+def _names() -> list[str]:
+    leaves = list(dict.fromkeys(FAMILY_NAMES.values()))
+    compute = [f"compute/{cause}/{leaf}" for cause in COMPUTE_CAUSES for leaf in leaves]
+    return [*compute, "optimizer", *EXPOSED.values(), BUBBLE]
+
+
+def _compute_shares(program: Program, times: PieceTimes) -> Floats:
+    """``[n_slots, n_families]`` share of each compute slot's time."""
+    shares = np.zeros((len(program.slots), len(FAMILIES)))
+    for number, slot in enumerate(program.slots):
+        if isinstance(slot, ComputeSlot):
+            row = times.seconds[list(slot.entries)].sum(axis=0)
+            shares[number] = row / row.sum() if row.sum() > 0 else 0.0
+    return shares
+
+
+def _receivers(program: Program) -> Ints:
+    """``[n_tasks]`` the rank at the other end of a pipeline message, a task's own rank for everything else."""
+    target = np.array([slot.target if isinstance(slot, SendSlot) else -1 for slot in program.slots])
+    other = target[program.graph.slot]
+    return np.where(other >= 0, other, program.rank)
+
+
+def _idle_causes(program: Program, timeline: Timeline, rank: int, on_compute: Ints, receiver: Ints) -> dict[str, float]:
+    """Seconds in which a rank computes nothing, by what is under way from or to it meanwhile."""
+    mine = (program.rank == rank) | (receiver == rank)
+    covered = _intervals(timeline, (program.rank == rank) & on_compute)
+    result = {}
+    for category, name in EXPOSED.items():
+        with_this = _merge(np.concatenate([covered, _intervals(timeline, mine & (program.category == category))]))
+        result[name] = _length(with_this) - _length(covered)
+        covered = with_this
+    return result
+
+
+def _intervals(timeline: Timeline, rows: Ints) -> Floats:
+    """``[n, 2]`` merged times during which any of some tasks runs."""
+    return _merge(np.stack([timeline.start_s[rows], timeline.end_s[rows]], axis=1))
+
+
+def _merge(intervals: Floats) -> Floats:
+    """Union of intervals."""
+    if not len(intervals):
+        return intervals
+    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(intervals[:, 1])
+    first = np.concatenate([[True], intervals[1:, 0] > reach[:-1]])
+    starts = intervals[first, 0]
+    last = np.append(np.flatnonzero(first)[1:] - 1, len(intervals) - 1)
+    return np.stack([starts, reach[last]], axis=1)
+
+
+def _length(intervals: Floats) -> float:
+    return float((intervals[:, 1] - intervals[:, 0]).sum()) if len(intervals) else 0.0
+
+
+def _operations(program: Program, timeline: Timeline, n_ranks: int) -> dict[str, Floats]:
+    """Time in schedule operations, by kind."""
+    first, last = operation_times(program, timeline)
+    ranks = np.array([rank for rank, _ in program.ops])
+    kinds = np.array([op.kind for _, op in program.ops])
+    return {
+        str(kind): np.bincount(ranks[kinds == kind], weights=(last - first)[kinds == kind], minlength=n_ranks)
+        for kind in sorted(set(kinds.tolist()))
+    }
+
+
+def operation_times(program: Program, timeline: Timeline) -> tuple[Floats, Floats]:
+    """``[n_ops]`` start and end of every schedule operation.
+
+    From its first kernel or transfer to its last one; where its first transfer goes out before the operation ahead of
+    it on the rank has ended, from that end on, so that operations of a rank follow each other.
+    """
+    real = (program.op >= 0) & (program.category != "start") & (program.category != "end")
+    first, last = np.full(len(program.ops), np.inf), np.zeros(len(program.ops))
+    np.minimum.at(first, program.op[real], timeline.start_s[real])
+    np.maximum.at(last, program.op[real], timeline.end_s[real])
+    for number in range(1, len(program.ops)):
+        if program.ops[number][0] == program.ops[number - 1][0]:
+            first[number] = max(first[number], last[number - 1])
+            last[number] = max(last[number], last[number - 1])
+    return first, last

@@ -1,0 +1,142 @@
+"""What the slots of a program cost under given inputs: seconds of computing, latency and bytes of every message.
+
+Who talks to whom over which links follows from the layout and is worked out once (`ffsim.training.traffic`); how many
+bytes, at which rates, follows from the inputs and is filled in for every variation of them.
+"""
+
+from __future__ import annotations
+
+from operator import mul
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ffsim.collectives import link_class
+from ffsim.compute.models import Machine, elementwise_s
+from ffsim.engine import Costs, Csr
+from ffsim.topology import LinkKind
+from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot
+from ffsim.training.costs import Pieces, PieceTimes
+from ffsim.training.inputs import Inputs
+from ffsim.training.layout import Layout
+from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.traffic import (
+    EXPERT_CAP,
+    EXPERT_COPY,
+    LINKS_PER_RANK,
+    Messages,
+    Unit,
+    class_capacities,
+    hop_latencies,
+)
+
+Floats = np.ndarray[Any, Any]
+SCALE_UP = {link_class(LinkKind.SCALE_UP), link_class(LinkKind.SCALE_UP, back=True)}
+
+
+def slot_costs(
+    inputs: Inputs,
+    layout: Layout,
+    stages: tuple[Stage, ...],
+    pieces: Pieces,
+    times: PieceTimes,
+    slots: tuple[Slot, ...],
+    messages: Messages,
+) -> Costs:
+    """Fill in what every slot costs."""
+    capacity, latency = class_capacities(inputs), hop_latencies(inputs).tolist()
+    duration = np.zeros(len(slots))
+    rows: list[int] = []
+    links: list[int] = []
+    sizes: list[float] = []
+    for number, slot in enumerate(slots):
+        if isinstance(slot, ComputeSlot):
+            duration[number] = times.total(slot.entries)
+            continue
+        if isinstance(slot, OptimizerSlot):
+            duration[number] = optimizer_s(inputs, layout, stages, pieces, slot.rank)
+            continue
+        if slot is None:
+            continue
+        message = messages[slot._replace(condition="alone") if isinstance(slot, ExchangeSlot) else slot]
+        factor = unit_bytes(inputs, message.unit)
+        transfer = _Transfer(0.0, list(message.links), [amount * factor for amount in message.amounts])
+        if isinstance(slot, ExchangeSlot):
+            transfer = _by_expert_kernels(inputs, slot, transfer, capacity)
+        duration[number] = transfer.fixed_s + sum(map(mul, latency, message.hops))
+        rows += [number] * len(transfer.links)
+        links += transfer.links
+        sizes += transfer.amounts
+    return Costs(
+        duration_s=duration,
+        link=np.array(links, dtype=np.int64),
+        bytes_=np.array(sizes),
+        moves=Csr.of(np.array(rows, dtype=np.int64), np.arange(len(rows)), len(slots)),
+        capacity_bytes_per_s=np.tile(capacity, layout.pp),
+    )
+
+
+def unit_bytes(inputs: Inputs, unit: Unit) -> float:
+    """Bytes of one unit that the amounts of a message are counted in."""
+    return {
+        "bytes": 1.0,
+        "expert load": inputs.spec.assumptions.expert_load.value,
+        "gradient bytes": inputs.precision.gradient_wire_bytes.value,
+        "weight bytes": inputs.precision.weight_bytes.value,
+    }[unit]
+
+
+class _Transfer(NamedTuple):
+    """Seconds that do not depend on the links, and what is moved over them."""
+
+    fixed_s: float
+    links: list[int]
+    amounts: list[float]
+
+
+def _by_expert_kernels(inputs: Inputs, slot: ExchangeSlot, wire: _Transfer, capacity: Floats) -> _Transfer:
+    """An expert exchange: the wire, the SMs that copy, the lower rate beside computing, kernel and wait."""
+    kernels, dispatch = inputs.kernels, slot.name == "dispatch"
+    moved = [(link % LINKS_PER_RANK, amount) for link, amount in zip(wire.links, wire.amounts, strict=True)]
+    wire_s = max((amount / capacity[one] for one, amount in moved), default=0.0)
+    copied = max((amount for one, amount in moved if one in SCALE_UP), default=0.0)
+    extra: list[tuple[int, float]] = []
+    if copied:
+        extra.append((EXPERT_COPY, copied / (kernels.dispatch_per_sm if dispatch else kernels.combine_per_sm).value))
+    if slot.condition == "beside" and wire_s:
+        extra.append((EXPERT_CAP, wire_s))
+    kernel = kernels.dispatch_latency if dispatch else kernels.combine_latency
+    return _Transfer(
+        kernel.value + inputs.spec.assumptions.expert_wait.value * wire_s,
+        wire.links + [slot.rank * LINKS_PER_RANK + one for one, _ in extra],
+        wire.amounts + [amount for _, amount in extra],
+    )
+
+
+def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int) -> float:
+    """Time of one optimizer step on a rank: memory traffic over the states it holds and the gradients it clears."""
+    p, gpu = inputs.precision, inputs.cluster.gpu
+    where = Machine(
+        peak_flop_per_s=1.0,
+        memory_bytes_per_s=gpu.memory_bandwidth.value,
+        sms=gpu.sms.value,
+        sms_used=gpu.sms.value,
+    )
+    total = 0.0
+    for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
+        states = p.gradient_bytes + 2 * (p.master_bytes + p.moment_bytes) + p.weight_bytes.value
+        total += (dense / dense_shards + expert / expert_shards) * states + 2 * (dense + expert) * p.gradient_bytes
+    return float(elementwise_s(inputs.profile.elementwise, where, np.array([total]), np.array([3.0]))[0])
+
+
+def held_parameters(
+    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int
+) -> list[tuple[int, int, int, int]]:
+    """Per stage of a rank: dense and expert parameters, and over how many ranks the optimizer shards each."""
+    rows = []
+    sharded = inputs.spec.plan.zero == 1
+    for stage in layout.schedule.placement[rank]:
+        dense, expert = stage_parameters(stages[stage], pieces)
+        replicas = layout.dp * len(layout.holders(stage))
+        rows.append((dense, expert, replicas if sharded else 1, replicas // layout.ep if sharded else 1))
+    return rows

@@ -1,0 +1,153 @@
+"""Which layers make up which pipeline stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from math import inf
+
+from ffsim.model.pieces import PieceKind, layer_kind
+from ffsim.model.spec import ModelSpec
+from ffsim.schedules import Schedule
+from ffsim.training.costs import Pieces
+
+TIE_DIGITS = 9  # nanoseconds: sums taken in another order must not decide
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage computes and holds.
+
+    Attributes:
+        pieces: in forward order.
+        layers: its decoder layers: first, one past the last.
+        embedding_copy: whether it holds a copy of the embedding, which its tied head or MTP modules use, because the
+            rank that holds the embedding itself is another one.
+    """
+
+    pieces: tuple[PieceKind, ...]
+    layers: tuple[int, int]
+    embedding_copy: bool = False
+
+
+def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
+    """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last."""
+    wanted_twice = model.tied or model.mtp_layers > 0
+    apart = not any({0, schedule.n_stages - 1} <= set(held) for held in schedule.placement)
+    stages = []
+    first = 0
+    for number, size in enumerate(layers_per_stage):
+        pieces: list[PieceKind] = []
+        if number == 0:
+            pieces.append("embedding")
+        pieces += [layer_kind(model, layer) for layer in range(first, first + size)]
+        if number == len(layers_per_stage) - 1:
+            pieces.append("head")
+            for _ in range(model.mtp_layers):
+                pieces += ("mtp", "head")
+        copy = number == len(layers_per_stage) - 1 and wanted_twice and apart
+        stages.append(Stage(tuple(pieces), (first, first + size), copy))
+        first += size
+    return tuple(stages)
+
+
+def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float]) -> tuple[int, ...]:
+    """Split the layers so that the busiest rank is as little busy as possible.
+
+    Args:
+        model: the layers.
+        schedule: which rank holds which stages.
+        seconds: time of one forward and backward of each piece.
+
+    Returns:
+        Layers of each stage, contiguous, in order; only the first and the last stage may have none. Among splits with
+        the same busiest rank the one with the most even stages.
+    """
+    cumulative = [0.0]
+    for layer in range(model.layers):
+        cumulative.append(cumulative[-1] + seconds[layer_kind(model, layer)])
+    tail = seconds["head"] + model.mtp_layers * (seconds.get("mtp", 0.0) + seconds["head"])
+    if schedule.n_stages == 2 * schedule.n_ranks or schedule.both_ends:
+        return _balance_pairs(cumulative, schedule.n_stages, seconds["embedding"], tail)
+    return _balance_row(cumulative, schedule.n_stages, seconds["embedding"], tail)
+
+
+def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[int, ...]:
+    """One stage per rank: the classical linear partition, then the most even split that is no slower."""
+    n = len(cumulative) - 1
+
+    def seconds(stage: int, first: int, size: int) -> float:
+        extra = (entrance if stage == 0 else 0.0) + (tail if stage == n_stages - 1 else 0.0)
+        return cumulative[first + size] - cumulative[first] + extra
+
+    def sizes(stage: int, first: int) -> range:
+        """Layers a stage may take so that every middle stage behind it gets at least one."""
+        behind = max(n_stages - 2 - stage, 0)
+        if stage == n_stages - 1:
+            return range(n - first, n - first + 1)
+        return range(0 if stage == 0 else 1, n - first - behind + 1)
+
+    @cache
+    def longest(stage: int, first: int) -> float:
+        if stage == n_stages:
+            return 0.0
+        return min(max(seconds(stage, first, size), longest(stage + 1, first + size)) for size in sizes(stage, first))
+
+    limit = round(longest(0, 0), TIE_DIGITS)
+
+    @cache
+    def evenest(stage: int, first: int) -> tuple[float, tuple[int, ...]]:
+        if stage == n_stages:
+            return (0.0, ())
+        options = []
+        for size in sizes(stage, first):
+            here = seconds(stage, first, size)
+            squares, rest = evenest(stage + 1, first + size)
+            if round(here, TIE_DIGITS) <= limit:
+                options.append((round(here * here + squares, 2 * TIE_DIGITS), (size, *rest)))
+        return min(options, default=(inf, ()))
+
+    return evenest(0, 0)[1]
+
+
+def _balance_pairs(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[int, ...]:
+    """Stages s and S-1-s on one rank.
+
+    Only the outer pair is special (embedding, head, MTP); the others share what it leaves evenly. Every size and split
+    of the outer pair is tried, so the result is the best of these splits, not of all conceivable ones.
+    """
+    n, n_pairs = len(cumulative) - 1, n_stages // 2
+    options = []
+    for outer in range(n + 1) if n_pairs > 1 else (n,):
+        each, more = divmod(n - outer, max(n_pairs - 1, 1))
+        inner = [each + (pair >= n_pairs - 1 - more) for pair in range(n_pairs - 1)]
+        if min(inner, default=2) < 2:  # two stages, none of them empty
+            continue
+        for left in range(outer + 1):
+            pairs = [(left, outer - left), *((size - size // 2, size // 2) for size in inner)]
+            sizes = (*(front for front, _ in pairs), *(back for _, back in reversed(pairs)))
+            seconds = _stage_seconds(cumulative, sizes, entrance, tail)
+            busiest = max(first + last for first, last in zip(seconds, reversed(seconds), strict=True))
+            options.append((round(busiest, TIE_DIGITS), max(seconds), sizes))
+    return min(options)[2]
+
+
+def _stage_seconds(cumulative: list[float], sizes: tuple[int, ...], entrance: float, tail: float) -> list[float]:
+    ends = list(accumulate(sizes))
+    seconds = [cumulative[end] - cumulative[end - size] for end, size in zip(ends, sizes, strict=True)]
+    seconds[0] += entrance
+    seconds[-1] += tail
+    return seconds
+
+
+def stage_parameters(stage: Stage, pieces: Pieces) -> tuple[int, int]:
+    """Dense and expert parameters that a rank holds of a stage; a head that is run twice is held once."""
+    held: list[PieceKind] = [piece for number, piece in enumerate(stage.pieces) if not _repeated(stage, number)]
+    if stage.embedding_copy:
+        held.append("embedding")
+    return sum(pieces.dense_parameters[piece] for piece in held), sum(pieces.expert_parameters[piece] for piece in held)
+
+
+def _repeated(stage: Stage, number: int) -> bool:
+    return stage.pieces[number] == "head" and "head" in stage.pieces[:number]

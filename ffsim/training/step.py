@@ -1,0 +1,195 @@
+"""One optimizer step of a pre-training workload: simulate it, bound it, open it up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ffsim.engine import Costs, Timeline, execute
+from ffsim.errors import InfeasiblePlan
+from ffsim.model.parameters import train_flop_per_token
+from ffsim.model.pieces import PieceKind
+from ffsim.training.bounds import Bounds, bounds
+from ffsim.training.breakdown import Breakdown, break_down
+from ffsim.training.costs import CONDITIONS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
+from ffsim.training.inputs import Inputs
+from ffsim.training.layout import Layout, describe, lay_out, legal_plans
+from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
+from ffsim.training.program import Program, build_program
+from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
+from ffsim.training.slot_costs import slot_costs
+from ffsim.training.spec import PlanSpec
+from ffsim.training.stages import Stage, balance, make_stages
+from ffsim.training.traffic import Messages, ranks_per_port, trace_messages
+
+Depth = Literal["bounds", "folded", "full"]
+
+__all__ = ["MAX_FULL_GPUS", "Depth", "Prepared", "StepResult", "prepare", "simulate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A workload laid out and costed, ready to be run.
+
+    Attributes:
+        times: compute seconds of the pieces.
+        program: the task graph of one data-parallel replica.
+        messages: the links of its messages.
+        costs: what its slots cost.
+        memory: of every pipeline rank.
+    """
+
+    inputs: Inputs
+    layout: Layout
+    stages: tuple[Stage, ...]
+    pieces: Pieces
+    times: PieceTimes
+    program: Program
+    messages: Messages
+    costs: Costs
+    memory: tuple[RankMemory, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """One optimizer step.
+
+    Attributes:
+        step_s: its time.
+        bounds: closed forms around it.
+        timeline: of every task of one replica, none at depth ``bounds``.
+        breakdown: where the time goes, none at depth ``bounds``.
+        n_events: events simulated.
+    """
+
+    prepared: Prepared
+    depth: Depth
+    step_s: float
+    bounds: Bounds
+    timeline: Timeline | None
+    breakdown: Breakdown | None
+    n_events: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step."""
+        spec = self.prepared.inputs.spec
+        return spec.global_batch * spec.sequence_length
+
+    def flop_per_s_per_gpu(self, *, causal: bool = True) -> float:
+        """Model FLOP/s per GPU by the convention of `train_flop_per_token`."""
+        inputs = self.prepared.inputs
+        per_token = train_flop_per_token(inputs.model, inputs.spec.sequence_length, causal=causal)
+        return per_token * self.tokens_per_step / self.step_s / self.prepared.layout.gpus
+
+
+def prepare(inputs: Inputs) -> Prepared:
+    """Lay out a workload and cost it.
+
+    Raises:
+        ModelDomainError: something in it is not modelled.
+        InfeasiblePlan: it does not divide or does not fit in memory; with the reason and the nearest plan that does.
+    """
+    layout = lay_out(inputs, lambda plan: _fits(inputs, plan))
+    prepared = _prepare(inputs, layout)
+    fullest = overflow(inputs, prepared.memory)
+    if fullest is None:
+        return prepared
+    nearest = next(legal_plans(inputs, lambda plan: _fits(inputs, plan)), None)
+    if nearest is None:
+        advice = "no plan with other pp, ep or micro_batch fits: use GPUs with more memory or recompute more"
+    else:
+        advice = f"nearest plan that runs: {describe(nearest, inputs.spec.plan)}"
+    raise does_not_fit(inputs, fullest, advice)
+
+
+def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
+    pieces = cut(inputs, layout.ep, layout.micro_batch)
+    times = time_pieces(inputs, pieces)
+    stages = _stages(inputs, layout, pieces, times)
+    program = build_program(inputs, layout, stages, pieces)
+    messages = trace_messages(inputs, layout, stages, pieces, program.slots)
+    return Prepared(
+        inputs=inputs,
+        layout=layout,
+        stages=stages,
+        pieces=pieces,
+        times=times,
+        program=program,
+        messages=messages,
+        costs=slot_costs(inputs, layout, stages, pieces, times, program.slots, messages),
+        memory=memory(inputs, layout, stages, pieces),
+    )
+
+
+def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -> tuple[Stage, ...]:
+    by_hand = inputs.spec.plan.layers_per_stage
+    sizes = by_hand or balance(inputs.model, layout.schedule, piece_seconds(pieces, times))
+    return make_stages(inputs.model, layout.schedule, sizes)
+
+
+def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
+    """Compute time of one forward and backward of every piece, beside communication."""
+    condition = CONDITIONS[-1]
+    return {
+        kind: times.total([entry(kind, phase, segment, condition) for phase in PHASES for segment in range(3)])
+        for kind in pieces.lowered
+    }
+
+
+def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
+    if least_bytes(inputs, plan) > inputs.cluster.gpu.memory.value:
+        return False
+    changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
+    try:
+        layout = lay_out(changed)
+    except InfeasiblePlan:
+        return False
+    pieces = cut(changed, layout.ep, layout.micro_batch)
+    stages = _stages(changed, layout, pieces, time_pieces(changed, pieces))
+    return overflow(changed, memory(changed, layout, stages, pieces)) is None
+
+
+def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
+    """Run one step.
+
+    Args:
+        prepared: the workload.
+        depth: ``bounds`` closed forms only; ``folded`` one data-parallel replica for all; ``full`` every rank.
+
+    Raises:
+        ModelDomainError: ``full`` with more than `MAX_FULL_GPUS` GPUs.
+    """
+    per_port = ranks_per_port(prepared.inputs, prepared.layout)
+    around = bounds(prepared.program, prepared.layout, prepared.costs, per_port)
+    if depth == "bounds":
+        return StepResult(
+            prepared=prepared,
+            depth=depth,
+            step_s=around.estimate,
+            bounds=around,
+            timeline=None,
+            breakdown=None,
+            n_events=0,
+        )
+    if depth == "full":
+        check_full(prepared.inputs, prepared.layout)
+        graph, costs = replicate(
+            prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
+        )
+        everything = execute(graph, costs)
+        n = prepared.program.graph.n_tasks
+        timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)
+        step_s = everything.makespan_s
+    else:
+        timeline = execute(prepared.program.graph, prepared.costs)
+        step_s = timeline.makespan_s
+    return StepResult(
+        prepared=prepared,
+        depth=depth,
+        step_s=step_s,
+        bounds=around,
+        timeline=timeline,
+        breakdown=break_down(prepared.program, timeline, step_s, prepared.times, prepared.layout.pp),
+        n_events=timeline.n_events,
+    )
