@@ -1,0 +1,362 @@
+"""Published figures against ours: rows of data, ours or a user's, run and judged.
+
+A row names a subject (a run, a model, a cluster or a schedule), a quantity of it, and the published value with its
+tolerance and source. Nothing in ffsim is fitted to these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ffsim.config import Shelf, build, read_document, spec
+from ffsim.errors import Problem, ScenarioError
+from ffsim.model.parameters import count_parameters, kv_elements_per_token, train_flop_per_token
+from ffsim.model.spec import ModelSpec, load_any_model
+from ffsim.schedules import (
+    SCHEDULES,
+    OpTimes,
+    dualpipe_bubble,
+    dualpipe_v_bubble,
+    one_f_one_b_bubble,
+    replay,
+    zb1p_bubble,
+)
+from ffsim.study.answer import run
+from ffsim.study.result import RunResult
+from ffsim.study.scenario import Scenario
+from ffsim.topology import SHELF as CLUSTERS
+from ffsim.topology import build_topology, load_cluster
+from ffsim.training import SHELF as WORKLOADS
+from ffsim.training import Depth
+from ffsim.units import BYTES, ENERGY, FLOP, FLOP_RATE, GPU_HOURS, MONEY, TIME, Unit
+
+BF16_BYTES = 2
+Answer = dict[str, Any]
+
+
+@spec
+class RunSubject:
+    """A simulated run; quantities are paths into its JSON (``headline.step_s``)."""
+
+    cluster: str
+    workload: str
+    set: dict[str, str | int | float | bool] | None = None
+    depth: Depth = "folded"
+
+
+@spec
+class ModelSubject:
+    """A model.
+
+    Quantities: ``total_parameters``, ``activated_parameters``, ``activated_parameters_without_embedding``,
+    ``mtp_parameters``, ``kv_elements``, ``kv_bytes`` (BF16, per token), ``train_flop_per_token``.
+    """
+
+    name: str
+    sequence_length: int = 4096
+    causal: bool = True
+
+
+@spec
+class ClusterSubject:
+    """A cluster; quantities are the counts of `ffsim.topology.Counts` and ``bisection_bytes_per_s``."""
+
+    name: str
+
+
+@spec
+class ScheduleSubject:
+    """A schedule with durations per operation.
+
+    Quantities: ``bubble`` (replayed, largest of a rank), ``makespan``, ``formula_bubble``, ``peak_activations``.
+    """
+
+    name: Literal["1f1b", "zb1p", "dualpipe", "dualpipev"]
+    pp: int
+    micro_batches: int
+    forward: float
+    input_gradient: float
+    weight_gradient: float
+    pair: float | None = None
+
+
+@spec
+class Row:
+    """One published figure.
+
+    Attributes:
+        id: unique name.
+        run, model, cluster, schedule: the subject; exactly one.
+        quantity: of the subject.
+        value, unit: as published.
+        rel_tol: largest relative error that passes; 0 for exact.
+        family: what the row is summarised under.
+    """
+
+    id: str
+    family: str = ""
+    run: RunSubject | None = None
+    model: ModelSubject | None = None
+    cluster: ClusterSubject | None = None
+    schedule: ScheduleSubject | None = None
+    quantity: str
+    value: float
+    unit: str = ""
+    rel_tol: float
+    source: str
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if sum(subject is not None for subject in (self.run, self.model, self.cluster, self.schedule)) != 1:
+            raise ValueError("a row needs exactly one of run, model, cluster, schedule: name its subject")
+        if not 0 <= self.rel_tol < 10:
+            raise ValueError(f"rel_tol {self.rel_tol:g} is not a tolerance: use a fraction such as 0.1")
+
+
+@spec
+class RowFile:
+    """A file of rows."""
+
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A row and what we get for it, in the row's own unit."""
+
+    row: Row
+    simulated: float
+
+    @property
+    def error(self) -> float:
+        """Relative error, signed; the plain difference where zero is published."""
+        return (self.simulated - self.row.value) / self.row.value if self.row.value else self.simulated
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance (with room for rounding where it is zero)."""
+        return abs(self.error) <= self.row.rel_tol + 1e-9
+
+
+SHELF = Shelf("validation", "validation", Path(__file__).parent / "rows")
+
+
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Read a file of rows: a list, or a mapping with the list under ``rows``.
+
+    Raises:
+        ScenarioError: everything wrong with it.
+    """
+    document = read_document(path, sequence_key="rows")
+    rows = build(document, RowFile).rows
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        if row.id in seen:
+            document.report(("rows", number, "id"), f"duplicate id {row.id!r}", "give every row its own")
+        seen.add(row.id)
+        problem = _unit_problem(row)
+        if problem:
+            document.report(("rows", number, "unit"), *problem)
+    document.raise_problems()
+    return rows
+
+
+def shipped_rows() -> tuple[Row, ...]:
+    """All rows that ship with ffsim."""
+    return tuple(row for name in SHELF.names() for row in read_rows(SHELF.find(name)))
+
+
+def verdicts_about(result: RunResult) -> list[Verdict]:
+    """What shipped rows say about a run: the same files, overrides and depth."""
+    mine = _identity(result.scenario)
+    files = [path for path in map(SHELF.find, SHELF.names()) if mine[1].stem in path.read_text(encoding="utf-8")]
+    rows = [row for path in files for row in read_rows(path)]
+    asked = [(row, _scenario(row.run)) for row in rows if row.run is not None]
+    same = [(row, scenario) for row, scenario in asked if _identity(scenario) == mine]
+    return validate([row for row, _ in same], {scenario: result for _, scenario in same})
+
+
+def _identity(scenario: Scenario) -> tuple[Path, Path, tuple[str, ...], Depth]:
+    """What two ways to write the same question have in common."""
+    cluster, workload = CLUSTERS.find(scenario.cluster), WORKLOADS.find(scenario.workload)
+    return cluster.resolve(), workload.resolve(), tuple(sorted(scenario.overrides)), scenario.depth
+
+
+def validate(rows: Iterable[Row], runs: dict[Scenario, RunResult] | None = None) -> list[Verdict]:
+    """Run rows; runs that several rows ask about are simulated once.
+
+    Args:
+        rows: what to check.
+        runs: results that are there already.
+
+    Raises:
+        ScenarioError: a row names something that does not exist.
+    """
+    answers = {scenario: result.to_dict() for scenario, result in (runs or {}).items()}
+    verdicts = []
+    for row in rows:
+        try:
+            value = _quantity(row, answers)
+        except ScenarioError as error:
+            raise ScenarioError(
+                [replace(problem, where=problem.where or row.id) for problem in error.problems]
+            ) from None
+        verdicts.append(Verdict(row=row, simulated=value / _factor(row)))
+    return verdicts
+
+
+def _quantity(row: Row, answers: dict[Scenario, Answer]) -> float:
+    """The quantity of a row in base units."""
+    if row.run is not None:
+        return _run_quantity(row, row.run, answers)
+    if row.model is not None:
+        return _look_up(row, _model_quantities(row.model))
+    if row.cluster is not None:
+        topology = build_topology(load_cluster(row.cluster.name))
+        counts = topology.counts()
+        found = {name: float(getattr(counts, name)) for name in counts.__slots__}
+        return _look_up(row, {**found, "bisection_bytes_per_s": topology.bisection_bytes_per_s()})
+    assert row.schedule is not None
+    return _look_up(row, _schedule_quantities(row.schedule))
+
+
+def _look_up(row: Row, quantities: dict[str, float]) -> float:
+    name = row.quantity.rpartition(".")[2]
+    if name not in quantities:
+        raise ScenarioError(
+            Problem(
+                where=row.id,
+                path="quantity",
+                what=f"unknown quantity {row.quantity!r}",
+                fix=f"use one of {', '.join(quantities)}",
+            )
+        )
+    return quantities[name]
+
+
+def _scenario(subject: RunSubject) -> Scenario:
+    overrides = tuple(f"{path}={value}" for path, value in (subject.set or {}).items())
+    return Scenario(cluster=subject.cluster, workload=subject.workload, overrides=overrides, depth=subject.depth)
+
+
+def _run_quantity(row: Row, subject: RunSubject, answers: dict[Scenario, Answer]) -> float:
+    scenario = _scenario(subject)
+    if scenario not in answers:
+        answers[scenario] = run(scenario).to_dict()
+    found: Any = answers[scenario]
+    for step in row.quantity.split("."):
+        found = found.get(step) if isinstance(found, dict) else None
+    if not isinstance(found, int | float):
+        known = ", ".join(f"headline.{name}" for name in answers[scenario]["headline"])
+        raise ScenarioError(
+            Problem(where=row.id, path="quantity", what=f"no number at {row.quantity!r}", fix=f"for example {known}")
+        )
+    return float(found)
+
+
+def _model_quantities(subject: ModelSubject) -> dict[str, float]:
+    model = load_any_model(subject.name)
+    if not isinstance(model, ModelSpec):
+        return {"total_parameters": float(model.parameters)}
+    counts = count_parameters(model)
+    kv = kv_elements_per_token(model)
+    return {
+        "total_parameters": float(counts.total),
+        "activated_parameters": float(counts.activated),
+        "activated_parameters_without_embedding": float(counts.activated_without_embedding),
+        "mtp_parameters": float(counts.mtp),
+        "kv_elements": float(kv),
+        "kv_bytes": float(kv * BF16_BYTES),
+        "train_flop_per_token": train_flop_per_token(model, subject.sequence_length, causal=subject.causal),
+    }
+
+
+def _schedule_quantities(subject: ScheduleSubject) -> dict[str, float]:
+    times = OpTimes(
+        forward=subject.forward,
+        input_gradient=subject.input_gradient,
+        weight_gradient=subject.weight_gradient,
+        pair=subject.pair,
+    )
+    formulas = {
+        "1f1b": one_f_one_b_bubble,
+        "zb1p": zb1p_bubble,
+        "dualpipe": dualpipe_bubble,
+        "dualpipev": dualpipe_v_bubble,
+    }
+    quantities = {"formula_bubble": formulas[subject.name](subject.pp, times)}
+    if subject.name in SCHEDULES:
+        schedule = SCHEDULES[subject.name].build(subject.pp, subject.micro_batches)
+        played = replay(schedule, times)
+        quantities["bubble"] = max(played.bubble)
+        quantities["makespan"] = played.makespan
+        quantities["peak_activations"] = float(max(schedule.peak_activations()))
+    return quantities
+
+
+# --- units ------------------------------------------------------------------------------------------------------------
+
+_PARAMETERS = Unit("parameters", "1", {"": 1.0, "1": 1.0, "million": 1e6, "billion": 1e9}, ("billion",))
+_COUNT = Unit("a count or a plain number", "1", {"": 1.0, "1": 1.0}, ("1",))
+_UNITS: tuple[tuple[str, Unit], ...] = (
+    ("_bytes_per_s", Unit("bandwidth", "bytes/s", {"bytes/s": 1.0, "GB/s": 1e9, "TB/s": 1e12}, ("GB/s",))),
+    ("flop_per_s_per_gpu", FLOP_RATE),
+    ("flop_per_s_per_gpu_noncausal", FLOP_RATE),
+    ("flop_per_token", FLOP),
+    ("gpu_hours", GPU_HOURS),
+    ("gpu_hours_per_ttoken", GPU_HOURS),
+    ("_bytes", BYTES),
+    ("_usd", MONEY),
+    ("_j", ENERGY),
+    ("_s", TIME),
+    ("days", Unit("time", "day", {"day": 1.0, "days": 1.0}, ("day",))),
+    ("days_per_ttoken", Unit("time", "day", {"day": 1.0, "days": 1.0}, ("day",))),
+    ("tokens_per_day", Unit("tokens per day", "token", {"token": 1.0, "Gtoken": 1e9, "Ttoken": 1e12}, ("token",))),
+    ("_frac", Unit("a share", "1", {"": 1.0, "1": 1.0, "%": 0.01}, ("%",))),
+    ("parameters", _PARAMETERS),
+    ("parameters_without_embedding", _PARAMETERS),
+    ("kv_elements", Unit("elements", "1", {"": 1.0, "1": 1.0, "thousand": 1e3}, ("thousand",))),
+)
+
+
+def _unit_of(quantity: str) -> Unit:
+    """The unit of a quantity, told by the longest ending of its name that is known."""
+    fitting = [(len(suffix), unit) for suffix, unit in _UNITS if quantity.endswith(suffix)]
+    return max(fitting, key=lambda pair: pair[0])[1] if fitting else _COUNT
+
+
+def _factor(row: Row) -> float:
+    return _unit_of(row.quantity).factors[row.unit]
+
+
+def _unit_problem(row: Row) -> tuple[str, str] | None:
+    unit = _unit_of(row.quantity)
+    if row.unit in unit.factors:
+        return None
+    known = ", ".join(spelling or "nothing" for spelling in unit.factors)
+    return f"cannot read {row.unit!r} as {unit.dimension}", f"use one of {known}"
+
+
+def summary(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """By family: rows, those within tolerance, median and largest absolute error."""
+    families: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        families.setdefault(verdict.row.family or "other", []).append(verdict)
+    table = []
+    for family, members in families.items():
+        errors = sorted(abs(verdict.error) for verdict in members)
+        table.append(
+            {
+                "family": family,
+                "rows": len(members),
+                "within_tolerance": sum(verdict.passed for verdict in members),
+                "median_abs_error_frac": errors[len(errors) // 2]
+                if len(errors) % 2
+                else sum(errors[len(errors) // 2 - 1 :][:2]) / 2,
+                "worst_abs_error_frac": errors[-1],
+            }
+        )
+    return table
