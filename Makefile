@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lint types layers clean
+.PHONY: help demo test check bench format lint types layers clean
 
 help:
 	@echo "make demo    install and run the main job: DeepSeek-V3 on 2,048 H800, report in out/"
 	@echo "make test    install and run every check (format, lint, types, layers, tests, doctests, README, notebooks)"
 	@echo "make check   the fast part of make test, under a minute"
+	@echo "make bench   install and run the benchmarks"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove what the other targets made"
 
@@ -33,6 +34,9 @@ test: lint types layers
 
 check: lint types layers
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/pytest benchmarks --benchmark-enable --benchmark-columns=min,median,stddev,rounds --benchmark-sort=name
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
