@@ -17,6 +17,7 @@ from ffsim.errors import FfsimError
 COMMANDS = {
     "run": "Simulate a workload on a cluster and bill it.",
     "explain": "Say what limits a run and how sure the answer is.",
+    "calibrate": "Compare measured operators with the model, or fit a profile to them.",
     "validate": "Run published figures against the simulator.",
     "catalog": "List and show clusters, workloads, models and parts with their sources.",
     "schema": "Print the JSON Schema of a kind of file.",

@@ -3,9 +3,11 @@
 from ffsim.collectives.data import Collective, Step
 from ffsim.collectives.experts import (
     ExpertKernels,
+    Reach,
     Routing,
     expert_exchange,
     experts_at_same_cost,
+    experts_per_node_at_same_cost,
     load_expert_kernels,
 )
 from ffsim.collectives.fold import N_CLASSES, Demand, expand, fold, idle_s, link_class, member_loads
@@ -18,6 +20,7 @@ __all__ = [
     "Collective",
     "Demand",
     "ExpertKernels",
+    "Reach",
     "Routing",
     "Step",
     "double_tree_all_reduce",
@@ -25,6 +28,7 @@ __all__ = [
     "expand",
     "expert_exchange",
     "experts_at_same_cost",
+    "experts_per_node_at_same_cost",
     "fold",
     "idle_s",
     "link_class",

@@ -1,34 +1,41 @@
 """Operator profiles: the few calibrated numbers per GPU that turn an operator into seconds.
 
-A profile is a data file made by `ffsim.compute.calibration` from measured kernels; it carries how well it fits them.
+A profile is a data file made from measured kernels by `ffsim.compute.shipped` or by ``ffsim calibrate --fit``; it
+carries how well it fits them.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from ffsim.config import Figure, Shelf, Source, Time, load, spec
+from ffsim.config import Amount, Factor, Figure, PositiveShare, Share, Shelf, Source, TaggedBy, Time, load, spec
+from ffsim.model.operators import Family
+from ffsim.model.precision import Dtype
 
 
 @spec
 class Fit:
-    """How a set of parameters was found and how far off it is on the rows it was fitted to.
+    """How a set of parameters was found and how far off the model is.
 
     Attributes:
         rows: measured kernels used.
-        median_error, p90_error: of the absolute relative error.
+        median_error, p90_error: of the absolute relative error on the rows fitted to.
+        held_out_median, held_out_p90: the same on rows left out of the fit, in five folds; with interpolation.
         source: where the rows come from, or which family they were taken over from.
     """
 
     rows: int
     median_error: float
     p90_error: float
+    held_out_median: float | None = None
+    held_out_p90: float | None = None
     source: Source
 
 
 @spec
-class Gemm:
+class Products:
     """Parameters of a matrix-product family; see `ffsim.compute.models.gemm_s`.
 
     Attributes:
@@ -38,15 +45,21 @@ class Gemm:
         memory_share: share of the memory bandwidth that loads and stores reach.
         small_tile_penalty: exponent of the efficiency lost in smaller tiles.
         quantisation: how much of the last, partly filled wave is lost (1: all of it; 0: none).
+        step: least time of one element of the inner dimension, however small the tile: the latency of its loop. [s]
+        input_bytes: traffic per element of the first operand where the call casts it first. [bytes]
+        split_k: whether the library splits long inner dimensions over idle SMs.
     """
 
-    efficiency: float
-    ramp: float
+    model: Literal["products"] = "products"
+    efficiency: PositiveShare
+    ramp: Amount
     launch: Time
-    memory_share: float
-    small_tile_penalty: float
-    quantisation: float
-    fit: Fit
+    memory_share: PositiveShare
+    small_tile_penalty: Amount
+    quantisation: Share
+    step: Time
+    input_bytes: Amount = 0.0
+    split_k: bool = False
 
 
 @spec
@@ -55,27 +68,78 @@ class Attention:
 
     Attributes:
         efficiency: share of the peak rate on long sequences.
+        ramp: keys lost per block of queries to filling the pipeline.
         launch: fixed time. [s]
-        ramp: sequence length at which half of the rate is lost.
+        passes: times that queries, keys, values and results pass through the memory besides.
+        tail: share of the longest block of queries that runs on when the other SMs have nothing left to do.
+        narrow, wide: exponents of the efficiency lost to heads narrower and wider than 128, whose tiles fit worse.
     """
 
-    efficiency: float
+    model: Literal["attention"] = "attention"
+    efficiency: PositiveShare
+    ramp: Amount
     launch: Time
-    ramp: float
-    fit: Fit
+    passes: Amount
+    tail: Share = 0.0
+    narrow: Amount = 0.0
+    wide: Amount = 0.0
 
 
 @spec
-class Elementwise:
-    """Parameters of memory-bound kernels; see `ffsim.compute.models.elementwise_s`.
+class Decoding:
+    """Parameters of attention over a cache; see `ffsim.compute.models.decoding_s`.
 
     Attributes:
-        memory_share: share of the memory bandwidth reached with all SMs.
+        efficiency: share of the peak rate.
+        memory_share: share of the memory bandwidth at which the cache is read.
+        launch: fixed time. [s]
+        chunk: cached tokens that one thread block reads.
+        idle: exponent of the time lost where there are fewer chunks than SMs (1: all of it; 0: none).
+    """
+
+    model: Literal["decoding"] = "decoding"
+    efficiency: PositiveShare
+    memory_share: PositiveShare
+    launch: Time
+    chunk: Amount
+    idle: Share
+
+
+@spec
+class Streaming:
+    """Parameters of memory-bound kernels and copies; see `ffsim.compute.models.streaming_s`.
+
+    Attributes:
+        share: share of the data-sheet rate that is reached.
         launch: fixed time of a kernel. [s]
     """
 
-    memory_share: float
+    model: Literal["streaming"] = "streaming"
+    share: PositiveShare
     launch: Time
+
+
+Parameters = Products | Attention | Decoding | Streaming
+
+
+@spec
+class Kernel:
+    """A calibrated kernel family of one library.
+
+    Attributes:
+        family, dtype: which operators it times.
+        library: whose kernels; the first entry of a family and format is the one plans are timed with.
+        parameters: of the family's model.
+        issue: time the host takes to issue one call; a call measured by itself cannot be shorter. Plans issue kernels
+            ahead of time and do not pay it. [s]
+        fit: how well it fits.
+    """
+
+    family: Family
+    dtype: Dtype
+    library: str
+    parameters: Annotated[Products | Attention | Decoding | Streaming, TaggedBy("model")]
+    issue: Time = 0.0
     fit: Fit
 
 
@@ -87,8 +151,8 @@ class Beside:
     kernels alone on as many SMs. Attention, bound by arithmetic inside the SM, shows none.
     """
 
-    gemm: Figure[float]
-    elementwise: Figure[float]
+    gemm: Figure[Factor]
+    elementwise: Figure[Factor]
 
 
 @spec
@@ -97,22 +161,24 @@ class OperatorProfile:
 
     Attributes:
         gpu: the name under which `ffsim.compute.measured` lists this GPU's kernels.
-        gemm: by number format (``bf16``, ``fp8``, ``fp8_block``, ``fp8_block_wgrad``).
-        grouped: time of a grouped product over the dense model with the same tiles.
-        attention_forward, attention_backward: fused attention in BF16.
-        elementwise: everything bound by memory.
+        kernels: calibrated families, the preferred library of each first.
         beside_communication: slow-down beside communication kernels.
     """
 
     kind: Literal["operator_profile"]
     title: str
     gpu: str
-    gemm: dict[str, Gemm]
-    grouped: Figure[float]
-    attention_forward: Attention
-    attention_backward: Attention
-    elementwise: Elementwise
+    kernels: tuple[Kernel, ...]
     beside_communication: Beside
+
+    def kernel(self, family: str, dtype: str, library: str = "") -> Kernel | None:
+        """The kernels of a family and format in some library; by default the preferred, none if there are none."""
+        fitting = (kernel for kernel in self.kernels if (kernel.family, kernel.dtype) == (family, dtype))
+        return next((kernel for kernel in fitting if library in {"", kernel.library}), None)
+
+    def formats(self, family: str) -> tuple[str, ...]:
+        """Number formats in which a family is known."""
+        return tuple(dict.fromkeys(kernel.dtype for kernel in self.kernels if kernel.family == family))
 
 
 SHELF = Shelf("operator profile", "profiles", Path(__file__).parent / "profiles")
@@ -125,3 +191,27 @@ def load_profile(name: str, *, near: Path | None = None) -> OperatorProfile:
         ScenarioError: no such profile, or its file is wrong.
     """
     return load(SHELF, name, OperatorProfile, near=near)
+
+
+def plain(profile: OperatorProfile) -> dict[str, Any]:
+    """A profile as its file writes it."""
+    data: dict[str, Any] = asdict(profile)
+    data["kernels"] = [_plain_kernel(kernel) for kernel in profile.kernels]
+    data["beside_communication"] = {
+        name: {key: value for key, value in figure.items() if value not in (None, "")}
+        for name, figure in data["beside_communication"].items()
+    }
+    for figure in data["beside_communication"].values():
+        figure["source"] = {key: text for key, text in figure["source"].items() if text}
+    return data
+
+
+def _plain_kernel(kernel: Kernel) -> dict[str, Any]:
+    data: dict[str, Any] = asdict(kernel)
+    for name in ("launch", "step"):
+        if name in data["parameters"]:
+            data["parameters"][name] = f"{data['parameters'][name] * 1e6:.6g} us"
+    data["issue"] = f"{kernel.issue * 1e6:.4g} us"
+    data["fit"] = {key: value for key, value in data["fit"].items() if value is not None}
+    data["fit"]["source"] = {key: text for key, text in data["fit"]["source"].items() if text}
+    return data

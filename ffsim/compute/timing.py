@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from ffsim.compute.measured import Columns, measured, select
-from ffsim.compute.models import Machine, attention_s, elementwise_s, gemm_s
-from ffsim.compute.profile import OperatorProfile
+from ffsim.compute.interpolation import NEAR, Residuals
+from ffsim.compute.measured import Context, Measured, measured
+from ffsim.compute.models import ISSUE_OVERLAP, Machine, attention_s, decoding_s, gemm_s, soft_maximum, streaming_s
+from ffsim.compute.profile import Attention, Decoding, Kernel, OperatorProfile, Products
 from ffsim.errors import ModelDomainError, Problem
 from ffsim.hardware import Gpu
 from ffsim.model.operators import Family, Operators
+from ffsim.model.precision import Dtype
 
 Floats = np.ndarray[Any, Any]
-Mask = np.ndarray[Any, Any]
 Basis = Literal["measured", "interpolated", "extrapolated"]
 BASES: tuple[Basis, ...] = get_args(Basis)
+MEASURED, INTERPOLATED, EXTRAPOLATED = range(3)
 
-MARGIN = 2.0  # a shape within this factor of the measured ranges still counts as interpolated
+SAME = 0.01  # octaves: the same shape up to rounding
+ISSUE_BOUND = 1.5  # a kernel not this much longer than its issue says more about the host than about itself
+AXES: dict[str, tuple[str, ...]] = {
+    "gemm": ("m", "n", "k"),
+    "grouped_gemm": ("groups", "m", "n", "k"),
+    "attention_forward": ("groups", "m", "n", "k"),
+    "attention_backward": ("groups", "m", "n", "k"),
+    "attention_decode": ("groups", "m", "n", "k"),
+}
+"""Axes of a shape; memory-bound kernels have none: as many bytes do not make it the same kernel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +42,12 @@ class Conditions:
     Attributes:
         sms_for_communication: SMs that communication kernels occupy.
         beside_communication: whether communication is running meanwhile, which slows kernels beyond the lost SMs.
+        library: whose kernels; empty for the profile's preference.
     """
 
     sms_for_communication: int = 0
     beside_communication: bool = False
+    library: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +65,40 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
         operators: the table.
         gpu: peak rates, memory bandwidth, SMs.
         profile: calibrated parameters of that GPU.
-        conditions: SMs in use and whether communication runs beside.
+        conditions: SMs in use, whether communication runs beside, whose kernels.
 
     Returns:
-        ``[n_ops]`` seconds and basis. A shape that was measured on this GPU under these conditions gets the mean of its
-        measured times; every other shape gets the calibrated model.
+        ``[n_ops]`` seconds and basis: the calibrated model, corrected by what it misses at measured shapes nearby.
 
     Raises:
         ModelDomainError: the GPU or its profile knows nothing of a number format that the operators need.
     """
     seconds = np.zeros(len(operators))
-    basis = np.zeros(len(operators), dtype=np.int8)
+    basis = np.full(len(operators), EXTRAPOLATED, dtype=np.int8)
+    for family, dtype, rows in kinds(operators):
+        where = machine(gpu, dtype, conditions)
+        kernel = find_kernel(profile, family, dtype, conditions.library)
+        part = operators.take(rows)
+        modelled = model_s(kernel, part, where, profile, conditions.beside_communication)
+        seconds[rows], basis[rows] = modelled, EXTRAPOLATED
+        if family in AXES:
+            context = Context(kernel.library, conditions.beside_communication)
+            correction, basis[rows] = _correction(profile, where, context, part)
+            seconds[rows] *= np.exp(correction)
+        else:
+            basis[rows] = INTERPOLATED
+    return Times(seconds * (gpu.kernel_time.value if gpu.kernel_time else 1.0), basis)
+
+
+def kinds(operators: Operators) -> Iterator[tuple[Family, Dtype, np.ndarray[Any, Any]]]:
+    """The families and formats that occur, with the indices of their rows."""
     for family in get_args(Family):
-        for dtype in np.unique(operators.dtype[operators.family == family]):
-            rows = (operators.family == family) & (operators.dtype == dtype)
-            where = machine(gpu, str(dtype), conditions)
-            modelled = _family_s(family, str(dtype), operators, rows, where, profile, conditions)
-            shapes = _shapes(family, operators, rows)
-            known = _known_s(family, str(dtype), profile.gpu, where.sms_used, conditions.beside_communication)
-            exact = np.array([known.get(tuple(shape), np.nan) for shape in shapes.tolist()])
-            inside = _within(family, str(dtype), shapes)
-            seconds[rows] = np.where(np.isnan(exact), modelled, exact)
-            basis[rows] = np.where(np.isnan(exact), np.where(inside, 1, 2), 0)
-    return Times(seconds, basis)
+        rows = np.flatnonzero(operators.family == family)
+        while len(rows):
+            dtype = operators.dtype[rows[0]]
+            same = operators.dtype[rows] == dtype
+            yield family, str(dtype), rows[same]  # type: ignore[misc]
+            rows = rows[~same]
 
 
 def machine(gpu: Gpu, dtype: str, conditions: Conditions) -> Machine:
@@ -92,92 +117,151 @@ def machine(gpu: Gpu, dtype: str, conditions: Conditions) -> Machine:
                 fix=f"use fewer than {sms}",
             )
         )
-    return Machine(peak_flop_per_s=peak.value, memory_bytes_per_s=gpu.memory_bandwidth.value, sms=sms, sms_used=used)
+    return Machine(
+        peak_flop_per_s=peak.value,
+        memory_bytes_per_s=gpu.memory_bandwidth.value,
+        host_bytes_per_s=gpu.host_link.value,
+        sms=sms,
+        sms_used=used,
+    )
 
 
-def _family_s(
-    family: Family,
-    dtype: str,
-    o: Operators,
-    rows: Mask,
-    where: Machine,
-    profile: OperatorProfile,
-    conditions: Conditions,
-) -> Floats:
-    """Modelled seconds of the operators of one family and number format."""
-    slow = profile.beside_communication
-    if family == "elementwise":
-        seconds = elementwise_s(profile.elementwise, where, o.total_bytes[rows], o.kernels[rows])
-        return seconds * (slow.elementwise.value if conditions.beside_communication else 1.0)
-    if family in {"attention_forward", "attention_backward"}:
-        parameters = profile.attention_forward if family == "attention_forward" else profile.attention_backward
-        return attention_s(parameters, where, o.groups[rows], o.m[rows], o.flop[rows])
-    gemm = profile.gemm.get(dtype)
-    if gemm is None:
-        raise ModelDomainError(
-            Problem(
-                what=f"the operator profile of {profile.title} has no {dtype} products", fix="choose another precision"
-            )
-        )
-    seconds = gemm_s(gemm, where, o.groups[rows], o.m[rows], o.n[rows], o.k[rows], o.total_bytes[rows])
-    seconds = seconds * (profile.grouped.value if family == "grouped_gemm" else 1.0)
-    return seconds * (slow.gemm.value if conditions.beside_communication else 1.0)
+def find_kernel(profile: OperatorProfile, family: str, dtype: str, library: str = "") -> Kernel:
+    """The calibrated kernels of a family; another library's where the wanted one has none.
+
+    Raises:
+        ModelDomainError: no library has any.
+    """
+    kernel = profile.kernel(family, dtype, library) or profile.kernel(family, dtype)
+    if kernel is None:
+        what = f"the operator profile of {profile.title} has no {dtype} {family.replace('_', ' ')}"
+        raise ModelDomainError(Problem(what=what, fix="choose another precision or profile"))
+    return kernel
 
 
-def _coverage(family: Family, dtype: str) -> tuple[Columns, tuple[str, ...]]:
-    """The measured table of a family and the columns that make up a shape in it."""
-    if family == "elementwise":
-        return measured("elementwise"), ("bytes",)
-    if family in {"attention_forward", "attention_backward"}:
-        direction = family.removeprefix("attention_")
-        table = select(measured("attention"), direction=direction, causal=1)
-        return {**table, "width": table["qk_width"] + table["v_width"]}, ("heads", "sequence", "width")
-    if family == "grouped_gemm":
-        return select(measured("grouped_gemm"), dtype=dtype), ("groups", "m", "n", "k")
-    return select(measured("gemm"), dtype=dtype), ("m", "n", "k")
+def model_s(kernel: Kernel, o: Operators, where: Machine, profile: OperatorProfile, beside: bool) -> Floats:
+    """Modelled seconds of operators of one family and format, by the kernel's physical model alone."""
+    p, slow = kernel.parameters, profile.beside_communication
+    if isinstance(p, Products):
+        return gemm_s(p, where, o) * (slow.gemm.value if beside else 1.0)
+    if isinstance(p, Attention):
+        return attention_s(p, where, o, 2 if kernel.family == "attention_forward" else 5)
+    if isinstance(p, Decoding):
+        return decoding_s(p, where, o)
+    if kernel.family == "host_copy":
+        return streaming_s(p, where.host_bytes_per_s, o.total_bytes, o.kernels)
+    seconds = streaming_s(p, where.memory_bytes_per_s * where.share, o.total_bytes, o.kernels)
+    return seconds * (slow.elementwise.value if beside else 1.0)
 
 
-def _shapes(family: Family, o: Operators, rows: Mask) -> Floats:
-    """``[n_ops, n_columns]`` in the order of `_coverage`."""
-    if family == "elementwise":
-        return o.total_bytes[rows][:, None]
-    columns = {
-        "gemm": (o.m, o.n, o.k),
-        "grouped_gemm": (o.groups, o.m, o.n, o.k),
-        "attention_forward": (o.groups, o.m, o.k),
-        "attention_backward": (o.groups, o.m, o.k),
-    }[family]
-    return np.stack([column[rows] for column in columns], axis=1)
+def call_s(kernel: Kernel, kernel_s: Floats) -> Floats:
+    """Time of a call measured by itself: the kernel, but at least the host's issue of it."""
+    return soft_maximum(kernel_s, np.full_like(kernel_s, kernel.issue), ISSUE_OVERLAP) if kernel.issue else kernel_s
 
 
-def _stack(table: Columns, columns: tuple[str, ...]) -> Floats:
-    return np.stack([table[column] for column in columns], axis=1)
+def features(o: Operators, sms: Floats | int) -> Floats:
+    """``[n_ops, n_axes]`` base-2 logarithms of the shape and of the SMs in use, of operators of one family."""
+    columns = [getattr(o, axis) for axis in AXES[str(o.family[0])]]
+    logarithms: Floats = np.log2(np.stack([*columns, np.broadcast_to(sms, len(o))], axis=1).astype(float))
+    return logarithms
 
 
-@lru_cache(maxsize=256)
-def _known_s(family: Family, dtype: str, gpu: str, sms: int, beside: bool) -> dict[tuple[float, ...], float]:
-    """Mean measured seconds by shape, of one GPU under one set of conditions."""
-    if family == "elementwise":  # as many bytes do not make it the same kernel
-        return {}
-    table, columns = _coverage(family, dtype)
-    here = select(table, gpu=gpu, sms=sms, beside=beside)
-    times: dict[tuple[float, ...], list[float]] = {}
-    for shape, seconds in zip(_stack(here, columns).tolist(), here["s"].tolist(), strict=True):
-        times.setdefault(tuple(shape), []).append(seconds)
-    return {shape: sum(seen) / len(seen) for shape, seen in times.items()}
+def _correction(
+    profile: OperatorProfile, where: Machine, context: Context, o: Operators
+) -> tuple[Floats, np.ndarray[Any, Any]]:
+    """What the model misses near each shape, as a logarithm, and what that rests on."""
+    known = residuals(profile, replace(where, sms_used=where.sms), str(o.family[0]), str(o.dtype[0]))
+    if context not in known:
+        return np.zeros(len(o)), np.full(len(o), EXTRAPOLATED)
+    correction, nearest = known[context].predict(features(o, where.sms_used))
+    return correction, _rests_on(nearest)
 
 
 @lru_cache(maxsize=64)
-def _ranges(family: Family, dtype: str) -> tuple[Floats, Floats] | None:
-    """Smallest and largest measured shape of a family, on whatever GPU; none if nothing was measured."""
-    table, columns = _coverage(family, dtype)
-    known = _stack(table, columns)
-    return (known.min(axis=0), known.max(axis=0)) if len(known) else None
+def residuals(profile: OperatorProfile, where: Machine, family: str, dtype: str) -> Mapping[Context, Residuals]:
+    """Residuals of a profile on the shipped kernels of its GPU, by context."""
+    rows = measured(profile.gpu).select(family=family, dtype=dtype)
+    return residuals_on(rows, profile, where) if len(rows) else {}
 
 
-def _within(family: Family, dtype: str, wanted: Floats) -> Mask:
-    ranges = _ranges(family, dtype)
-    if ranges is None:
-        return np.zeros(len(wanted), dtype=bool)
-    inside: Mask = np.all((wanted >= ranges[0] / MARGIN) & (wanted <= ranges[1] * MARGIN), axis=1)
-    return inside
+def residuals_on(rows: Measured, profile: OperatorProfile, where: Machine) -> dict[Context, Residuals]:
+    """Residuals of a profile on measured kernels of one family and format, by context."""
+    seconds, telling = modelled_calls_s(rows, profile, where)
+    shapes, residual = features(rows.operators, rows.sms), np.log(rows.seconds / seconds)
+    return {
+        context: Residuals.of(shapes[own & telling], residual[own & telling])
+        for context, own in _by_context(rows)
+        if (own & telling).any()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class CallTimes:
+    """Predicted seconds of measured calls, what they rest on, and which calls tell about their kernel."""
+
+    seconds: Floats
+    basis: np.ndarray[Any, Any]
+    telling: np.ndarray[Any, Any]
+
+
+def time_calls(rows: Measured, gpu: Gpu, profile: OperatorProfile) -> CallTimes:
+    """Predict measured calls of any family as they were measured, the host's issue included where it was.
+
+    Raises:
+        ModelDomainError: the GPU or its profile knows nothing of a family or number format.
+    """
+    times = CallTimes(np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int8), np.zeros(len(rows), dtype=bool))
+    for family, dtype, index in kinds(rows.operators):
+        part, where = rows.take(index), machine(gpu, dtype, Conditions())
+        known = residuals(profile, where, family, dtype) if family in AXES else {}
+        times.seconds[index], times.telling[index] = modelled_calls_s(part, profile, where, known)
+        times.basis[index] = _call_basis(part, known)
+    return times
+
+
+def _call_basis(rows: Measured, known: Mapping[Context, Residuals]) -> np.ndarray[Any, Any]:
+    if str(rows.operators.family[0]) not in AXES:
+        return np.full(len(rows), INTERPOLATED)
+    basis = np.full(len(rows), EXTRAPOLATED)
+    for context, own in _by_context(rows):
+        if context in known:
+            basis[own] = _rests_on(known[context].predict(features(rows.operators.take(own), rows.sms[own]))[1])
+    return basis
+
+
+def _by_context(rows: Measured) -> Iterator[tuple[Context, np.ndarray[Any, Any]]]:
+    for number in np.unique(rows.context):
+        yield rows.contexts[number], rows.context == number
+
+
+def _rests_on(nearest: Floats) -> np.ndarray[Any, Any]:
+    basis: np.ndarray[Any, Any] = np.select([nearest < SAME, nearest < NEAR], [MEASURED, INTERPOLATED], EXTRAPOLATED)
+    return basis
+
+
+def modelled_calls_s(
+    rows: Measured, profile: OperatorProfile, where: Machine, known: Mapping[Context, Residuals] | None = None
+) -> tuple[Floats, np.ndarray[Any, Any]]:
+    """Modelled seconds of measured calls of one family and format.
+
+    Args:
+        rows: the calls.
+        profile: calibrated parameters.
+        where: the GPU on which they ran.
+        known: residuals to correct the model by, none for the model alone.
+
+    Returns:
+        ``[n_ops]`` seconds, and which calls tell about the kernel rather than about the host that issued it.
+    """
+    family, dtype = str(rows.operators.family[0]), str(rows.operators.dtype[0])
+    seconds, telling = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
+    for number, sms in sorted(set(zip(rows.context.tolist(), rows.sms.tolist(), strict=True))):
+        context, own = rows.contexts[number], (rows.context == number) & (rows.sms == sms)
+        kernel, o = find_kernel(profile, family, dtype, context.library), rows.operators.take(own)
+        kernel_s = model_s(kernel, o, replace(where, sms_used=sms), profile, context.beside)
+        if known and context in known:
+            kernel_s = kernel_s * np.exp(known[context].predict(features(o, sms))[0])
+        issued = rows.issued[own]
+        seconds[own] = np.where(issued, call_s(kernel, kernel_s), kernel_s)
+        telling[own] = ~issued | (kernel_s > ISSUE_BOUND * kernel.issue)
+    return seconds, telling

@@ -6,11 +6,13 @@ What the values mean is none of this part's business.
 from ffsim.config.build import build, json_schema
 from ffsim.config.document import Document, Mark, merge, nest, parse_document, read_document, to_yaml
 from ffsim.config.figures import (
+    Amount,
     Bandwidth,
     Bytes,
     Count,
     ElementBytes,
     EnergyPrice,
+    Exponent,
     Factor,
     Figure,
     FlopRate,
@@ -32,12 +34,14 @@ from ffsim.config.figures import (
 from ffsim.config.files import Override, Shelf, expect_kind, load, load_document
 
 __all__ = [
+    "Amount",
     "Bandwidth",
     "Bytes",
     "Count",
     "Document",
     "ElementBytes",
     "EnergyPrice",
+    "Exponent",
     "Factor",
     "Figure",
     "FlopRate",

@@ -84,8 +84,10 @@ Tokens = Annotated[float, Quantity(units.TOKENS, positive=True)]
 # Plain numbers and what they may be.
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(ge=0.001, le=1)]
+Amount = Annotated[float, Field(ge=0, le=1e9)]
 Factor = Annotated[float, Field(ge=0.001, le=1000)]
 Ratio = Annotated[float, Field(ge=1, le=1000)]  # of the whole to a part, of the busiest to the mean
+Exponent = Annotated[float, Field(ge=0, le=10)]
 ElementBytes = Annotated[float, Field(ge=0, le=16)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ffsim.config import Bandwidth, Bytes, Count, Figure, FlopRate, PositiveShare, Power, Time, spec
+from ffsim.config import Bandwidth, Bytes, Count, Factor, Figure, FlopRate, PositiveShare, Power, Time, spec
 
 
 @spec
@@ -21,6 +21,7 @@ class Gpu:
         scale_up_usable: what kernels get of it. [bytes/s]
         scale_up_latency: one-way, zero-byte, through the switch or bridge. [s]
         power: board limit. [W]
+        kernel_time: factor on operator times where the profile was measured on another GPU; 1 with its range.
     """
 
     kind: Literal["gpu"]
@@ -35,6 +36,7 @@ class Gpu:
     scale_up_usable: Figure[Bandwidth] | None = None
     scale_up_latency: Figure[Time] | None = None
     power: Figure[Power]
+    kernel_time: Figure[Factor] | None = None
 
     def __post_init__(self) -> None:
         if "bf16" not in self.peak:

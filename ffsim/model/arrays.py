@@ -135,7 +135,7 @@ class Shape(NDArrayOperatorsMixin):
         if ufunc is np.matmul and method == "__call__":
             return _matmul(inputs[0].shape, inputs[1].shape)
         if method == "__call__":
-            return Shape(*np.broadcast_shapes(*(np.shape(x) for x in inputs)))
+            return _broadcast(*inputs)
         if method == "reduce":
             return _reduced(inputs[0], kwargs.get("axis", 0), bool(kwargs.get("keepdims", False)))
         if method == "at":
@@ -236,15 +236,17 @@ def _concatenate(parts: Sequence[Array], axis: int = 0, **_: Any) -> Shape:
     return Shape(*dims)
 
 
-def _same(x: Array, *_: Any, **__: Any) -> Shape:
-    return Shape(*x.shape)
+def _broadcast(*arrays: Array) -> Shape:
+    shapes = {x.shape for x in arrays if isinstance(x, Shape | np.ndarray)} - {()}
+    return Shape(*(shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)))
 
 
-def _filled(shape: Any, *_: Any, **__: Any) -> Shape:
-    return Shape(*((shape,) if isinstance(shape, int) else shape))
+def _same(x: Array, *_: Any, shape: Dims | None = None, **__: Any) -> Shape:
+    return Shape(*(x.shape if shape is None else shape))
 
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    np.arange: lambda start, stop: Shape(stop - start),
     np.argsort: _same,
     np.bincount: lambda x, weights=None, minlength=0: Shape(minlength),  # noqa: ARG005
     np.broadcast_to: lambda x, shape, **_: Shape(*shape),  # noqa: ARG005
@@ -257,8 +259,7 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.sum: _reduced,
     np.swapaxes: Shape.swapaxes,
     np.take_along_axis: lambda x, indices, axis: Shape(*indices.shape),  # noqa: ARG005
-    np.tri: lambda rows, columns=None, *_, **__: Shape(rows, columns or rows),
-    np.where: lambda *args: Shape(*np.broadcast_shapes(*(np.shape(x) for x in args))),
-    np.zeros: _filled,
+    np.tri: lambda N, M=None, **_: Shape(N, M or N),  # NumPy passes its own argument names
+    np.where: _broadcast,
     np.zeros_like: _same,
 }

@@ -1,10 +1,11 @@
-"""The operators of the reference model: plain NumPy, each with its gradient.
+"""The operators of the reference model: plain NumPy, each with its gradient (those of attention: `attention`).
 
 Shapes: ``T`` stands for any leading axes (batch and sequence), linear weights are ``[out, in]``.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -55,62 +56,6 @@ def _(dy: Array, x: Array, counts: Array) -> Any:
     return grouped_outer(dy, x, counts)
 
 
-def _probabilities(q: Array, k: Array, scale: float) -> Any:
-    """Causal softmax of ``q k^T``: ``[B, H, S, S]``."""
-    scores = np.swapaxes(q, 1, 2) @ np.swapaxes(np.swapaxes(k, 1, 2), 2, 3) * scale
-    length = q.shape[1]
-    scores = np.where(np.tri(length, length, like=scores) > 0, scores, -np.inf)
-    exponentials = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
-    return exponentials / np.sum(exponentials, axis=-1, keepdims=True)
-
-
-def _share_heads(x: Array, n_heads: int) -> Any:
-    """Repeat each key/value head for its group of query heads: ``[B, S, H_kv, D] -> [B, S, H, D]``."""
-    batch, length, kv_heads, width = x.shape
-    if kv_heads == n_heads:
-        return x
-    wide = np.broadcast_to(x[:, :, :, None], (batch, length, kv_heads, n_heads // kv_heads, width))
-    return wide.reshape(batch, length, n_heads, width)
-
-
-def _gather_heads(x: Array, kv_heads: int) -> Any:
-    """The transpose of `_share_heads`."""
-    batch, length, heads, width = x.shape
-    if kv_heads == heads:
-        return x
-    return np.sum(x.reshape(batch, length, kv_heads, heads // kv_heads, width), axis=3)
-
-
-@operator("attention")
-def causal_attention(q: Array, k: Array, v: Array, scale: float) -> Any:
-    """Softmax attention over the past.
-
-    ``q [B, S, H, D]``, ``k [B, S, H_kv, D]``, ``v [B, S, H_kv, D_v] -> [B, S, H, D_v]``.
-    """
-    heads = q.shape[2]
-    probabilities = _probabilities(q, _share_heads(k, heads), scale)
-    return np.swapaxes(probabilities @ np.swapaxes(_share_heads(v, heads), 1, 2), 1, 2)
-
-
-@causal_attention.grad("q", "k", "v")
-def _(dy: Array, y: Array, q: Array, k: Array, v: Array, scale: float) -> Any:
-    heads, kv_heads = q.shape[2], k.shape[2]
-    wide_k, wide_v = _share_heads(k, heads), _share_heads(v, heads)
-    p = _probabilities(q, wide_k, scale)  # recomputed, as flash attention does
-    d_out = np.swapaxes(dy, 1, 2)
-    dv = np.swapaxes(p, 2, 3) @ d_out
-    dp = d_out @ np.swapaxes(np.swapaxes(wide_v, 1, 2), 2, 3)
-    row = np.swapaxes(np.sum(dy * y, axis=-1, keepdims=True), 1, 2)
-    ds = p * (dp - row) * scale
-    dq = ds @ np.swapaxes(wide_k, 1, 2)
-    dk = np.swapaxes(ds, 2, 3) @ np.swapaxes(q, 1, 2)
-    return (
-        np.swapaxes(dq, 1, 2),
-        _gather_heads(np.swapaxes(dk, 1, 2), kv_heads),
-        _gather_heads(np.swapaxes(dv, 1, 2), kv_heads),
-    )
-
-
 # --- element-wise -----------------------------------------------------------------------------------------------------
 
 
@@ -125,18 +70,18 @@ def _(dy: Array) -> Any:
     return dy, dy
 
 
-@operator("elementwise")
+@operator("elementwise", lasting=("bias",))
 def add_bias(x: Array, bias: Array) -> Any:
-    """``x + bias`` over the last axis."""
+    """``x + bias`` for every leading index that the bias lacks."""
     return x + bias
 
 
 @add_bias.grad("x", "bias")
-def _(dy: Array) -> Any:
-    return dy, np.sum(_flat(dy), axis=0)
+def _(dy: Array, bias_shape: Dims) -> Any:
+    return dy, np.sum(dy.reshape(-1, *bias_shape), axis=0)
 
 
-@operator("elementwise")
+@operator("elementwise", lasting=("gain",))
 def rms_norm(x: Array, gain: Array) -> Any:
     """``x / sqrt(mean(x^2) + eps) * gain`` over the last axis."""
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + RMS_EPS) * gain
@@ -150,17 +95,17 @@ def _(dy: Array, x: Array, gain: Array) -> Any:
     return dx, np.sum(_flat(dy * normed), axis=0)
 
 
-@operator("elementwise")
-def layer_norm(x: Array, gain: Array, bias: Array) -> Any:
+@operator("elementwise", lasting=("gain", "bias"))
+def layer_norm(x: Array, gain: Array, bias: Array, eps: float = LAYER_EPS) -> Any:
     """``(x - mean) / sqrt(var + eps) * gain + bias`` over the last axis."""
     centred = x - np.mean(x, axis=-1, keepdims=True)
-    return centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + LAYER_EPS) * gain + bias
+    return centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps) * gain + bias
 
 
 @layer_norm.grad("x", "gain", "bias")
-def _(dy: Array, x: Array, gain: Array) -> Any:
+def _(dy: Array, x: Array, gain: Array, eps: float) -> Any:
     centred = x - np.mean(x, axis=-1, keepdims=True)
-    inverse = 1 / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + LAYER_EPS)
+    inverse = 1 / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps)
     normed, d_normed = centred * inverse, dy * gain
     mean = np.mean(d_normed, axis=-1, keepdims=True)
     dx = inverse * (d_normed - mean - normed * np.mean(d_normed * normed, axis=-1, keepdims=True))
@@ -206,7 +151,7 @@ def _(dy: Array, x: Array, weights: Array) -> Any:
     return _swiglu_gradient(dy * weights[:, None], x), np.sum(dy * gate * _sigmoid(gate) * up, axis=-1)
 
 
-_GELU = np.sqrt(2 / np.pi)
+_GELU = math.sqrt(2 / math.pi)
 
 
 @operator("elementwise")
@@ -219,35 +164,6 @@ def gelu(x: Array) -> Any:
 def _(dy: Array, x: Array) -> Any:
     t = np.tanh(_GELU * (x + 0.044715 * x**3))
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * x * x))
-
-
-@operator("elementwise")
-def rotate(x: Array, cos: Array, sin: Array) -> Any:
-    """Rotary embedding of adjacent pairs: ``x [B, S, H, D]``, ``cos, sin [S, D/2]``."""
-    return _rotate(x, cos, sin)
-
-
-@rotate.grad("x")
-def _(dy: Array, cos: Array, sin: Array) -> Any:
-    return _rotate(dy, cos, -sin)
-
-
-def _rotate(x: Array, cos: Array, sin: Array) -> Any:
-    even, odd = x[..., 0::2], x[..., 1::2]
-    c, s = cos[:, None], sin[:, None]
-    turned = np.concatenate([(even * c - odd * s)[..., None], (even * s + odd * c)[..., None]], axis=-1)
-    return turned.reshape(x.shape)
-
-
-@operator("elementwise")
-def join_shared_key(k: Array, shared: Array) -> Any:
-    """Append the one rotated key to every head: ``[B, S, H, D], [B, S, 1, R] -> [B, S, H, D + R]``."""
-    return np.concatenate([k, np.broadcast_to(shared, (*k.shape[:3], shared.shape[3]))], axis=-1)
-
-
-@join_shared_key.grad("k", "shared")
-def _(dy: Array, k_shape: Dims) -> Any:
-    return dy[..., : k_shape[3]], np.sum(dy[..., k_shape[3] :], axis=2, keepdims=True)
 
 
 # --- views: free on a GPU ---------------------------------------------------------------------------------------------
@@ -275,9 +191,9 @@ def _(dy: tuple[Array | None, Array | None], x_shape: Dims, at: int) -> Any:
     left, right = dy
     leading = x_shape[:-1]
     if left is None:
-        left = np.zeros((*leading, at), like=right)
+        left = np.zeros_like(right, shape=(*leading, at))
     if right is None:
-        right = np.zeros((*leading, x_shape[-1] - at), like=left)
+        right = np.zeros_like(left, shape=(*leading, x_shape[-1] - at))
     return np.concatenate([left, right], axis=-1)
 
 
@@ -292,6 +208,22 @@ def _(dy: Array, left_shape: Dims) -> Any:
     return dy[..., : left_shape[-1]], dy[..., left_shape[-1] :]
 
 
+@operator("view")
+def crop(x: Array, start: int, stop: int, axis: int) -> Any:
+    """A run of rows along one of the leading two axes."""
+    return x[start:stop] if axis == 0 else x[:, start:stop]
+
+
+@crop.grad("x")
+def _(dy: Array, x_shape: Dims, start: int, stop: int, axis: int) -> Any:
+    gradient = np.zeros_like(dy, shape=x_shape)
+    if axis == 0:
+        gradient[start:stop] = dy
+    else:
+        gradient[:, start:stop] = dy
+    return gradient
+
+
 # --- embedding and loss -----------------------------------------------------------------------------------------------
 
 
@@ -303,7 +235,7 @@ def embed(tokens: Array, table: Array) -> Any:
 
 @embed.grad("table", phase="W")
 def _(dy: Array, tokens: Array, table_shape: Dims) -> Any:
-    gradient = np.zeros(table_shape, like=dy)
+    gradient = np.zeros_like(dy, shape=table_shape)
     np.add.at(gradient, tokens, dy)
     return gradient
 
@@ -347,12 +279,19 @@ def _(dy: Array, y: Array, scoring: Scoring) -> Any:
     return y * (dy - np.sum(dy * y, axis=-1, keepdims=True))
 
 
+def group_scores(choice: Array, *, biased: bool) -> Any:
+    """What a group of experts is worth to a token: ``[n_tokens, groups, experts of a group] -> [n_tokens, groups]``.
+
+    The sum of its two best biased scores where there is a bias (V3), else its best score (V2).
+    """
+    return np.sum(np.sort(choice, axis=-1)[..., -2:], axis=-1) if biased else np.max(choice, axis=-1)
+
+
 @operator("elementwise")
 def choose_experts(scores: Array, bias: Array | None, top_k: int, groups: int, top_groups: int) -> Any:
     """Pick ``top_k`` experts per token from the best ``top_groups`` of ``groups`` expert groups.
 
-    A bias (DeepSeek-V3's load balancing) steers the choice but not the weights. A group's score is the sum of its two
-    best biased scores where there is a bias, else its best score.
+    A bias (DeepSeek-V3's load balancing) steers the choice but not the weights.
 
     Args:
         scores: ``[n_tokens, n_experts]``.
@@ -368,9 +307,7 @@ def choose_experts(scores: Array, bias: Array | None, top_k: int, groups: int, t
     choice = scores if bias is None else scores + bias
     if groups > 1:
         grouped = choice.reshape(n_tokens, groups, n_experts // groups)
-        ranked = np.sort(grouped, axis=-1)
-        group_scores = ranked[..., -1] if bias is None else np.sum(ranked[..., -2:], axis=-1)
-        order = np.argsort(-group_scores, axis=-1, kind="stable")
+        order = np.argsort(-group_scores(grouped, biased=bias is not None), axis=-1, kind="stable")
         place = np.argsort(order, axis=-1, kind="stable")
         choice = np.where((place < top_groups)[..., None], grouped, -np.inf).reshape(n_tokens, n_experts)
     return np.argsort(-choice, axis=-1, kind="stable")[:, :top_k]
@@ -404,7 +341,7 @@ def dispatch(x: Array, order: Array, top_k: int) -> Any:
 
 @dispatch.grad("x")
 def _(dy: Array, x_shape: Dims, order: Array, top_k: int) -> Any:
-    gradient = np.zeros(x_shape, like=dy)
+    gradient = np.zeros_like(dy, shape=x_shape)
     np.add.at(gradient, order // top_k, dy)
     return gradient
 
@@ -412,7 +349,7 @@ def _(dy: Array, x_shape: Dims, order: Array, top_k: int) -> Any:
 @operator("combine")
 def combine(rows: Array, order: Array, top_k: int) -> Any:
     """Bring expert outputs home and add them up: ``[n_tokens * top_k, hidden] -> [n_tokens, hidden]``."""
-    total = np.zeros((rows.shape[0] // top_k, rows.shape[1]), like=rows)
+    total = np.zeros_like(rows, shape=(rows.shape[0] // top_k, rows.shape[1]))
     np.add.at(total, order // top_k, rows)
     return total
 
@@ -430,6 +367,6 @@ def take_rows(x: Array, order: Array) -> Any:
 
 @take_rows.grad("x")
 def _(dy: Array, x_shape: Dims, order: Array) -> Any:
-    gradient = np.zeros(x_shape, like=dy).reshape(-1)
+    gradient = np.zeros_like(dy, shape=x_shape).reshape(-1)
     np.add.at(gradient, order, dy)
     return gradient.reshape(x_shape)

@@ -7,17 +7,23 @@ function works on real arrays (numbers) and on `Shape` arrays (costs) alike.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from ffsim.errors import ModelDomainError
+from ffsim.errors import ModelDomainError, Problem
+from ffsim.model import attention
 from ffsim.model import functions as f
 from ffsim.model.arrays import Array
-from ffsim.model.parameters import Arrays
+from ffsim.model.cache import Cache, remembered
+from ffsim.model.parameters import Arrays, Parameters
 from ffsim.model.spec import Gqa, Mla, ModelSpec, Moe
 from ffsim.model.tape import scope
+
+Tables = tuple[Array, Array]
+INDEX_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,7 @@ class Rope:
         factor: context extension factor.
         original_length: context the model was trained on before the extension.
         beta_fast, beta_slow: rotations over the original context between which YaRN blends.
+        mscale: how strongly YaRN sharpens the softmax.
     """
 
     base: float = 10_000.0
@@ -36,6 +43,7 @@ class Rope:
     original_length: int = 4096
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    mscale: float = 1.0
 
     def frequencies(self, dim: int) -> np.ndarray[Any, Any]:
         """Angle per position of each pair: ``[dim / 2]``."""
@@ -55,9 +63,9 @@ class Rope:
         angles = positions[:, None] * self.frequencies(dim)
         return np.cos(angles), np.sin(angles)
 
-    def softmax_factor(self, mscale: float = 1.0) -> float:
+    def softmax_factor(self) -> float:
         """YaRN's correction of the softmax scale."""
-        return (0.1 * mscale * math.log(self.factor) + 1.0) ** 2 if self.factor > 1 else 1.0
+        return (0.1 * self.mscale * math.log(self.factor) + 1.0) ** 2 if self.factor > 1 else 1.0
 
 
 def normed(p: Arrays, name: str, x: Array) -> Any:
@@ -75,7 +83,7 @@ def projected(p: Arrays, name: str, x: Array) -> Any:
         return y if bias is None else f.add_bias(y, bias)
 
 
-def gqa(a: Gqa, p: Arrays, x: Array, tables: tuple[Array, Array] | None) -> Any:
+def gqa(a: Gqa, p: Arrays, x: Array, tables: Tables | None, cache: Cache | None = None) -> Any:
     """Grouped-query attention; without tables the positions were learned and added to the input."""
     batch, length, _ = x.shape
     q = f.reshape(projected(p, "wq", x), (batch, length, a.heads, a.head_dim))
@@ -83,36 +91,108 @@ def gqa(a: Gqa, p: Arrays, x: Array, tables: tuple[Array, Array] | None) -> Any:
     v = f.reshape(projected(p, "wv", x), (batch, length, a.kv_heads, a.head_dim))
     if tables is not None:
         with scope("rope"):
-            q, k = f.rotate(q, *tables), f.rotate(k, *tables)
-    y = f.causal_attention(q, k, v, a.head_dim**-0.5)
+            q, k = attention.rotate(q, *tables), attention.rotate(k, *tables)
+    k, v = remembered(cache, "k", k), remembered(cache, "v", v)
+    y = attention.causal_attention(q, k, v, a.head_dim**-0.5)
     return projected(p, "wo", f.reshape(y, (batch, length, a.heads * a.head_dim)))
 
 
-def mla(a: Mla, p: Arrays, x: Array, tables: tuple[Array, Array], softmax_factor: float = 1.0) -> Any:
+def mla_queries(a: Mla, p: Arrays, x: Array, tables: Tables) -> tuple[Any, Any, Any]:
+    """Queries of latent attention, unrotated and rotated part ``[B, S, H, ...]``, and what they were made from."""
+    compressed = x if a.q_lora_rank is None else normed(p, "q_norm", projected(p, "wq_a", x))
+    q = projected(p, "wq" if a.q_lora_rank is None else "wq_b", compressed)
+    q = f.reshape(q, (*x.shape[:2], a.heads, a.qk_nope_dim + a.qk_rope_dim))
+    q_nope, q_rope = f.split(q, a.qk_nope_dim)
+    with scope("rope"):
+        return q_nope, attention.rotate(q_rope, *tables), compressed
+
+
+def mla_latents(a: Mla, p: Arrays, x: Array, tables: Tables) -> tuple[Any, Any]:
+    """What latent attention knows of a token: normalised latent ``[B, S, C]``, rotated shared key ``[B, S, R]``."""
+    latent, key = f.split(projected(p, "wkv_a", x), a.kv_lora_rank)
+    latent = normed(p, "kv_norm", latent)
+    with scope("rope"):
+        key = attention.rotate(f.reshape(key, (*x.shape[:2], 1, a.qk_rope_dim)), *tables)
+    return latent, f.reshape(key, (*x.shape[:2], a.qk_rope_dim))
+
+
+def mla(a: Mla, p: Arrays, x: Array, tables: Tables, softmax_factor: float = 1.0, cache: Cache | None = None) -> Any:
     """Multi-head latent attention in its expanded form, as training and prefill run it.
 
     Source: arXiv 2405.04434 s2.1; deepseek-ai/DeepSeek-V3 inference/model.py.
     """
-    if a.indexer is not None:
-        raise ModelDomainError("the sparse attention of DeepSeek-V3.2 is described but not yet computed or costed")
     batch, length, _ = x.shape
-    if a.q_lora_rank is None:
-        q = projected(p, "wq", x)
-    else:
-        q = projected(p, "wq_b", normed(p, "q_norm", projected(p, "wq_a", x)))
-    q_nope, q_rope = f.split(f.reshape(q, (batch, length, a.heads, a.qk_nope_dim + a.qk_rope_dim)), a.qk_nope_dim)
-
-    latent, k_rope = f.split(projected(p, "wkv_a", x), a.kv_lora_rank)
-    kv = projected(p, "wkv_b", normed(p, "kv_norm", latent))
-    k_nope, v = f.split(f.reshape(kv, (batch, length, a.heads, a.qk_nope_dim + a.v_head_dim)), a.qk_nope_dim)
-
+    q_nope, q_rope, compressed = mla_queries(a, p, x, tables)
+    latent, key = mla_latents(a, p, x, tables)
+    chosen = selected_keys(a, p, x, compressed, tables, cache)
+    kv = f.reshape(projected(p, "wkv_b", latent), (batch, length, a.heads, a.qk_nope_dim + a.v_head_dim))
+    k_nope, v = f.split(kv, a.qk_nope_dim)
     with scope("rope"):
-        q = f.join(q_nope, f.rotate(q_rope, *tables))
-        shared = f.rotate(f.reshape(k_rope, (batch, length, 1, a.qk_rope_dim)), *tables)
-        k = f.join_shared_key(k_nope, shared)
-    scale = (a.qk_nope_dim + a.qk_rope_dim) ** -0.5 * softmax_factor
-    y = f.causal_attention(q, k, v, scale)
+        q = f.join(q_nope, q_rope)
+        k = attention.join_shared_key(k_nope, f.reshape(key, (batch, length, 1, a.qk_rope_dim)))
+    k, v = remembered(cache, "k", k), remembered(cache, "v", v)
+    y = attention.causal_attention(q, k, v, mla_scale(a, softmax_factor), chosen)
     return projected(p, "wo", f.reshape(y, (batch, length, a.heads * a.v_head_dim)))
+
+
+def absorbed_mla(
+    a: Mla, p: Arrays, x: Array, tables: Tables, softmax_factor: float = 1.0, cache: Cache | None = None
+) -> Any:
+    """Latent attention in its absorbed form, as decoding runs it: the same numbers without expanding the past.
+
+    ``q . (W_k c) = (W_k^T q) . c``: the up-projection of the keys moves to the queries and that of the values behind
+    the attention, which becomes multi-query attention over the cached latents. It costs more products and far fewer
+    bytes.
+    """
+    batch, length, _ = x.shape
+    up = p["wkv_b"].reshape(a.heads, a.qk_nope_dim + a.v_head_dim, a.kv_lora_rank)
+    up_k, up_v = up[:, : a.qk_nope_dim], up[:, a.qk_nope_dim :]
+    q_nope, q_rope, compressed = mla_queries(a, p, x, tables)
+    latent, key = mla_latents(a, p, x, tables)
+    chosen = selected_keys(a, p, x, compressed, tables, cache)
+    latent, key = remembered(cache, "latent", latent), remembered(cache, "rope_key", key)
+    with scope("absorbed"):
+        q = f.join(attention.per_head_linear(q_nope, np.swapaxes(up_k, 1, 2)), q_rope)
+    y = attention.latent_attention(q, latent, key, mla_scale(a, softmax_factor), chosen)
+    with scope("absorbed"):
+        y = attention.per_head_linear(y, up_v)
+    return projected(p, "wo", f.reshape(y, (batch, length, a.heads * a.v_head_dim)))
+
+
+def mla_scale(a: Mla, softmax_factor: float) -> float:
+    """Factor on the scores of latent attention."""
+    return float((a.qk_nope_dim + a.qk_rope_dim) ** -0.5 * softmax_factor)
+
+
+def selected_keys(a: Mla, p: Arrays, x: Array, compressed: Array, tables: Tables, cache: Cache | None) -> Any:
+    """V3.2's lightning indexer: the keys each query may see, ``[B, S, min(top_k, T)]``; None for dense attention.
+
+    The selection has no gradient, and the indexer's own training (a KL loss towards the attention it replaces) is not
+    part of this model: its parameters get no gradients. The published code also turns queries and keys by a Hadamard
+    matrix before it quantises them, which leaves their products as they are.
+
+    Args:
+        a: the attention.
+        p: ``index_q``, ``index_k``, ``index_k_norm``, ``index_k_norm_bias``, ``index_weights``.
+        x: ``[B, S, hidden]``.
+        compressed: ``[B, S, q_lora_rank]``, what the queries are made from.
+        tables: rotation of the new tokens.
+        cache: holds the index keys of the past.
+
+    Source: deepseek-ai/DeepSeek-V3.2-Exp inference/model.py class Indexer (rotation of halves since 2025-11-17).
+    """
+    if a.indexer is None:
+        return None
+    batch, length, _ = x.shape
+    heads, width = a.indexer.heads, a.indexer.head_dim
+    with scope("indexer"):
+        q = f.reshape(projected(p, "index_q", compressed), (batch, length, heads, width))
+        k = f.layer_norm(projected(p, "index_k", x), p["index_k_norm"], p["index_k_norm_bias"], INDEX_EPS)
+        k = f.reshape(k, (batch, length, 1, width))
+        q, k = attention.rotate_halves(q, *tables), attention.rotate_halves(k, *tables)
+        k = remembered(cache, "index_key", f.reshape(k, (batch, length, width)))
+        scores = attention.index_scores(q, k, projected(p, "index_weights", x), (heads * width) ** -0.5)
+        return attention.choose_keys(scores, a.indexer.top_k)
 
 
 def feed_forward(p: Arrays, x: Array, prefix: str = "") -> Any:
@@ -142,7 +222,11 @@ def route(moe: Moe, p: Arrays, x: Array) -> tuple[Any, Any]:
 def mixture(moe: Moe, p: Arrays, x: Array) -> Any:
     """Routed and shared experts. Source: arXiv 2401.06066, 2412.19437 s2.1.2."""
     flat = f.reshape(x, (-1, x.shape[-1]))
-    indices, weights = route(moe, p, flat)
+    return f.reshape(expert_sum(moe, p, flat, *route(moe, p, flat)), x.shape)
+
+
+def expert_sum(moe: Moe, p: Arrays, flat: Array, indices: Array, weights: Array) -> Any:
+    """Every token through the experts it was routed to and the shared ones: ``[n_tokens, hidden]`` to the same."""
     order = np.argsort(indices.reshape(-1), kind="stable")
     counts = np.bincount(indices.reshape(-1), minlength=p["experts_up"].shape[0])
     rows = f.dispatch(flat, order, moe.top_k)
@@ -153,39 +237,51 @@ def mixture(moe: Moe, p: Arrays, x: Array) -> Any:
         with scope("shared"):
             shared = feed_forward(p, flat, "shared_")
     y = f.combine(outer, order, moe.top_k)
-    return f.reshape(f.add(y, shared) if moe.shared else y, x.shape)
+    return f.add(y, shared) if moe.shared else y
 
 
-def layer(spec: ModelSpec, p: Arrays, x: Array, tables: tuple[Array, Array] | None, softmax_factor: float = 1.0) -> Any:
+def attend(
+    spec: ModelSpec, p: Arrays, x: Array, tables: Tables | None, softmax_factor: float = 1.0, cache: Cache | None = None
+) -> Any:
+    """The attention of a model; a cache of latents asks for the absorbed form."""
+    a = spec.attention
+    if isinstance(a, Gqa):
+        return gqa(a, p, x, tables, cache)
+    assert tables is not None
+    form = absorbed_mla if cache is not None and cache.kind == "latent" else mla
+    return form(a, p, x, tables, softmax_factor, cache)
+
+
+def layer(
+    spec: ModelSpec, p: Arrays, x: Array, tables: Tables | None, softmax_factor: float = 1.0, cache: Cache | None = None
+) -> Any:
     """One pre-norm transformer layer; it has experts if its parameters have a gate."""
     with scope("attention"):
-        h = normed(p, "attn_norm", x)
-        a = spec.attention
-        if isinstance(a, Gqa):
-            h = gqa(a, p, h, tables)
-        else:
-            assert tables is not None
-            h = mla(a, p, h, tables, softmax_factor)
-        x = f.add(x, h)
+        x = f.add(x, attend(spec, p, normed(p, "attn_norm", x), tables, softmax_factor, cache))
     with scope("feed_forward"):
         h = normed(p, "ffn_norm", x)
         h = mixture(cast("Moe", spec.moe), p, h) if "gate" in p else feed_forward(p, h)
         return f.add(x, h)
 
 
-def embedding(p: Arrays, tokens: Array) -> Any:
+def embedding(p: Arrays, tokens: Array, start: int = 0) -> Any:
     """Token table and, for GPT, learned positions: ``[batch, sequence] -> [batch, sequence, hidden]``."""
     with scope("embedding"):
         x = f.embed(tokens, p["embed"])
         if "positions" in p:
-            x = f.add_bias(x, p["positions"][: tokens.shape[1]])
+            stop, known = start + tokens.shape[1], p["positions"].shape[0]
+            if stop > known:
+                raise ModelDomainError(
+                    Problem(what=f"{stop} positions, {known} were learned", fix="shorten the sequence")
+                )
+            x = f.add_bias(x, f.crop(p["positions"], start, stop, axis=0))
         return x
 
 
-def logits(spec: ModelSpec, p: Arrays, x: Array) -> Any:
+def logits(spec: ModelSpec, p: Arrays, x: Array, norm: str = "norm") -> Any:
     """Final norm and output head: ``[..., hidden] -> [..., vocab]``."""
     with scope("head"):
-        return f.linear(normed(p, "norm", x), p["embed"] if spec.tied else p["head"])
+        return f.linear(normed(p, norm, x), p["embed"] if spec.tied else p["head"])
 
 
 def mtp_input(p: Arrays, x: Array, next_embedded: Array) -> Any:
@@ -198,7 +294,7 @@ def mtp_input(p: Arrays, x: Array, next_embedded: Array) -> Any:
         return projected(p, "mtp_proj", both)
 
 
-def rope_tables(spec: ModelSpec, rope: Rope, positions: Array) -> tuple[Any, Any] | None:
+def rope_tables(spec: ModelSpec, rope: Rope, positions: Array) -> Tables | None:
     """Rotation tables of a model's attention, none if its positions are learned."""
     if spec.learned_positions:
         return None
@@ -206,19 +302,71 @@ def rope_tables(spec: ModelSpec, rope: Rope, positions: Array) -> tuple[Any, Any
     return rope.tables(positions, a.head_dim if isinstance(a, Gqa) else a.qk_rope_dim)
 
 
-def forward(spec: ModelSpec, parameters: dict[str, Arrays], tokens: Array, rope: Rope | None = None) -> Any:
+def hidden_states(
+    spec: ModelSpec, parameters: Parameters, tokens: Array, rope: Rope, caches: Sequence[Cache] = ()
+) -> Any:
+    """All layers of the main model: tokens ``[batch, sequence]`` to ``[batch, sequence, hidden]``."""
+    start = caches[0].length if caches else 0
+    tables = rope_tables(spec, rope, np.arange(start, start + tokens.shape[1], like=tokens))
+    x = embedding(parameters["embedding"], tokens, start)
+    for index in range(spec.layers):
+        with scope(f"layer{index}"):
+            cache = caches[index] if caches else None
+            x = layer(spec, parameters[f"layer{index}"], x, tables, rope.softmax_factor(), cache)
+    return x
+
+
+def forward(
+    spec: ModelSpec,
+    parameters: Parameters,
+    tokens: Array,
+    rope: Rope | None = None,
+    caches: Sequence[Cache] = (),
+) -> Any:
     """The whole model: tokens ``[batch, sequence]`` to logits ``[batch, sequence, vocab]``.
 
     Args:
         spec: the model.
         parameters: ``embedding``, ``layer0`` ... and ``head``, as `parameters.all_shapes` names them.
-        tokens: token ids.
+        tokens: token ids; with caches those that follow the cached ones.
         rope: rotary embedding; DeepSeek's base without extension by default.
+        caches: one per layer, empty before the prefill; the tokens are added to them.
     """
-    rope = rope or Rope()
-    tables = rope_tables(spec, rope, np.arange(tokens.shape[1]))
-    x = embedding(parameters["embedding"], tokens)
-    for index in range(spec.layers):
-        with scope(f"layer{index}"):
-            x = layer(spec, parameters[f"layer{index}"], x, tables, rope.softmax_factor())
+    x = hidden_states(spec, parameters, tokens, rope or Rope(), caches)
     return logits(spec, {**parameters["embedding"], **parameters["head"]}, x)
+
+
+def losses(spec: ModelSpec, parameters: Parameters, tokens: Array, rope: Rope | None = None) -> tuple[Any, ...]:
+    """Mean cross entropy of the next token and, from each MTP module, of one token further on.
+
+    Module k reads the hidden state of position i and the embedding of token i + k, and predicts token i + k + 1 through
+    the main model's output head. Training minimises the first loss plus lambda / modules times the others.
+
+    Args:
+        spec: the model.
+        parameters: as for `forward`, and ``mtp0`` ... (`pieces.piece_shapes` of kind ``mtp``).
+        tokens: ``[batch, sequence]``, longer than the number of modules plus one.
+        rope: rotary embedding.
+
+    Returns:
+        ``1 + spec.mtp_layers`` numbers.
+
+    Source: arXiv 2412.19437 s2.2, equations 21 to 25.
+    """
+    rope, length = rope or Rope(), tokens.shape[1]
+    shared = {**parameters["embedding"], **parameters["head"]}
+    x = hidden_states(spec, parameters, tokens, rope)
+    found = [next_token_loss(spec, shared, x, tokens[:, 1:])]
+    for module in range(spec.mtp_layers):
+        p, further = {**shared, **parameters[f"mtp{module}"]}, tokens[:, module + 1 :]
+        tables = rope_tables(spec, rope, np.arange(0, length - module - 1, like=tokens))
+        with scope(f"mtp{module}"):
+            x = mtp_input(p, f.crop(x, 0, length - module - 1, axis=1), embedding(parameters["embedding"], further))
+            x = layer(spec, p, x, tables, rope.softmax_factor())
+            found.append(next_token_loss(spec, p, x, further[:, 1:], "mtp_norm"))
+    return tuple(found)
+
+
+def next_token_loss(spec: ModelSpec, p: Arrays, x: Array, targets: Array, norm: str = "norm") -> Any:
+    """Mean cross entropy of the targets ``[batch, n]``, each given the hidden state of the position before it."""
+    return f.cross_entropy(logits(spec, p, f.crop(x, 0, targets.shape[1], axis=1), norm), targets)

@@ -6,20 +6,22 @@ the gradient functions ask for is added up as activation memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal
 
 import numpy as np
 
-from ffsim.model.arrays import Array, Product, Shape
+from ffsim.model.arrays import Array, Shape
+from ffsim.model.kernels import BF16_BYTES, Place, elements
 from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.precision import Dtype, Precision
 from ffsim.model.tape import Call, GradientCall, Phase, Tape
 
 Recompute = Literal["norm", "mla_up", "swiglu"]
 
-BF16_BYTES = 2
+FEW_QUERIES = 16  # new tokens of a sequence up to which attention runs as a decoding kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +41,41 @@ class Lowered:
     has_experts: bool
 
 
-def lower(tape: Tape, precision: Precision, recompute: Sequence[Recompute] = ()) -> Lowered:
+def lower(
+    tape: Tape, precision: Precision, recompute: Sequence[Recompute] = (), *, expert_load: float = 1.0
+) -> Lowered:
     """Turn a recorded pass into kernels.
 
     Args:
-        tape: forward calls and, after `Tape.backward`, gradient calls, on shape-only arrays.
+        tape: forward calls and, after `Tape.backward`, gradient calls, on shape-only arrays; without the latter (as
+            in decoding) nothing is kept.
         precision: number formats.
         recompute: which outputs are thrown away in the forward pass and recomputed in the backward pass.
+        expert_load: rows that the rank's experts receive over those on the tape; its weights do not grow with them.
 
     Returns:
         The operators, in the order forward, replay, input gradient, weight gradient; and the bytes kept.
     """
     segments = _segments(tape.calls)
+
+    def place(call: Call, phase: Phase, name: str) -> Place:
+        moves_rows = _of_experts(call) or call.operator.kind == "combine"
+        return Place(name, phase, segments[id(call)], precision, expert_load if moves_rows else 1.0)
+
     rows: list[Row] = []
     for call in tape.calls:
-        rows += _forward(call, _Place(call.name, "F", segments[id(call)], precision))
+        rows += _forward(call, place(call, "F", call.name))
     kept, replayed = _kept(tape, precision, _recomputed(recompute))
     received = {id(y) for call in tape.calls if _of_experts(call) for y in call.outputs}
     of_experts = sum(size for at, size in kept.items() if at in received)
     for call in replayed:
-        rows += _forward(call, _Place(f"{call.name} (recomputed)", "B", segments[id(call)], precision))
-    rows += _backward(tape, precision, segments)
+        rows += _forward(call, place(call, "B", f"{call.name} (recomputed)"))
+    rows += _backward(tape, lambda call, phase: place(call, phase, call.name))
+    loaded = float(ceil(expert_load * of_experts))
     return Lowered(
         operators=Operators.of(rows),
-        saved_bytes=sum(kept.values()),
-        saved_expert_bytes=of_experts,
+        saved_bytes=sum(kept.values()) - of_experts + loaded,
+        saved_expert_bytes=loaded,
         has_experts=any(call.operator.kind == "dispatch" for call in tape.calls),
     )
 
@@ -85,82 +97,19 @@ def _segments(calls: Sequence[Call]) -> dict[int, int]:
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a kernel stands in the table."""
-
-    name: str
-    phase: Phase
-    segment: int
-    precision: Precision
-
-    def elementwise(self, read_bytes: float, write_bytes: float, *, what: str = "") -> Row:
-        return Row(
-            name=f"{self.name}/{what}" if what else self.name,
-            phase=self.phase,
-            segment=self.segment,
-            family="elementwise",
-            read_bytes=read_bytes,
-            write_bytes=write_bytes,
-        )
-
-    def cast(self, size: float, *, read: float = BF16_BYTES, what: str = "cast") -> Row:
-        return self.elementwise(size * read, size * self.precision.quantised_bytes, what=what)
-
-    def product(self, family: Family, product: Product, dtype: Dtype) -> Row:
-        operand = BF16_BYTES if dtype == "bf16" else 1
-        groups, m, n, k = product.groups, product.m, product.n, product.k
-        accumulated = groups * m * n * self.precision.gradient_bytes if self.phase == "W" else 0.0
-        return Row(
-            name=self.name,
-            phase=self.phase,
-            segment=self.segment,
-            family=family,
-            dtype=dtype,
-            groups=groups,
-            m=m,
-            n=n,
-            k=k,
-            flop=product.flop,
-            read_bytes=groups * (m + n) * k * operand + accumulated,
-            write_bytes=accumulated or groups * m * n * BF16_BYTES,
-        )
-
-    def attention(self, family: Family, call: Call, products: Sequence[Product], passes: int) -> Row:
-        q, v = call.inputs["q"], call.inputs["v"]
-        batch, length, heads, width = q.shape
-        return Row(
-            name=self.name,
-            phase=self.phase,
-            segment=self.segment,
-            family=family,
-            groups=batch * heads,
-            m=length,
-            n=length,
-            k=width + v.shape[3],
-            flop=(length + 1) / (2 * length) * sum(product.flop for product in products),
-            read_bytes=passes * BF16_BYTES * _size(call.inputs.values()),
-            write_bytes=passes * BF16_BYTES * _size(call.outputs),
-        )
-
-
-def _size(arrays: Iterable[Array]) -> float:
-    return float(sum(array.size for array in arrays))
-
-
 def _in_fp8(call: Call, precision: Precision) -> bool:
-    """Gate and head products stay in BF16; every other linear map follows the recipe."""
-    return precision.quantised and not call.scope.endswith(("gate", "head"))
+    """Gate and head stay in BF16, as do the absorbed up-projections and the weights of the sparse selection."""
+    return precision.quantised and not call.scope.endswith(("gate", "head", "absorbed", "index_weights"))
 
 
 # --- forward ----------------------------------------------------------------------------------------------------------
 
 
-def _forward(call: Call, place: _Place) -> list[Row]:
+def _forward(call: Call, place: Place) -> list[Row]:
     return _FORWARD[call.operator.kind](call, place)
 
 
-def _forward_product(call: Call, place: _Place) -> list[Row]:
+def _forward_product(call: Call, place: Place) -> list[Row]:
     family: Family = "grouped_gemm" if call.operator.kind == "grouped_gemm" else "gemm"
     fp8 = _in_fp8(call, place.precision)
     product = place.product(family, call.products[0], place.precision.gemm if fp8 else "bf16")
@@ -169,18 +118,26 @@ def _forward_product(call: Call, place: _Place) -> list[Row]:
     return [place.cast(call.inputs["x"].size), product]
 
 
-def _forward_attention(call: Call, place: _Place) -> list[Row]:
+def _forward_attention(call: Call, place: Place) -> list[Row]:
     kept, used = place.precision.attention_output_bytes, place.precision.activation_bytes
-    product = place.attention("attention_forward", call, call.products, 1)
-    if kept == used:
+    scores = call.products[0]
+    decodes = scores.m < scores.n and scores.m <= FEW_QUERIES
+    product = place.attention("attention_decode" if decodes else "attention_forward", call, call.products, 1)
+    if kept == used or decodes:
         return [product]
     size = call.outputs[0].size
     return [product, place.elementwise(size * used, size * kept, what="cast to be kept")]
 
 
-def _forward_elementwise(call: Call, place: _Place) -> list[Row]:
-    write = _size(call.outputs)
-    read = write if call.operator.gathers else _size(call.inputs.values())
+def _forward_index(call: Call, place: Place) -> list[Row]:
+    if not place.precision.quantised:
+        return [place.index(call)]
+    return [*(place.cast(call.inputs[name].size, what=f"cast {name}") for name in ("q", "k")), place.index(call)]
+
+
+def _forward_elementwise(call: Call, place: Place) -> list[Row]:
+    write = elements(call.outputs)
+    read = write if call.operator.gathers else elements(call.inputs.values())
     out = (
         place.precision.quantised_bytes
         if call.operator.casts and place.precision.quantised
@@ -189,24 +146,25 @@ def _forward_elementwise(call: Call, place: _Place) -> list[Row]:
     return [place.elementwise(read * place.precision.activation_bytes, write * out)]
 
 
-def _forward_dispatch(call: Call, place: _Place) -> list[Row]:
+def _forward_dispatch(call: Call, place: Place) -> list[Row]:
     """Quantise what is sent; sort what arrives by expert. The wire itself is not a kernel's time."""
     size = call.outputs[0].size * place.precision.dispatch_bytes
     arrive = replace(place, segment=1).elementwise(size, size, what="permute")
     if not place.precision.quantised:
         return [arrive]
-    return [replace(place, segment=0).cast(call.inputs["x"].size), arrive]
+    return [replace(place.even, segment=0).cast(call.inputs["x"].size), arrive]
 
 
-def _forward_combine(call: Call, place: _Place) -> list[Row]:
+def _forward_combine(call: Call, place: Place) -> list[Row]:
     size = call.inputs["rows"].size * place.precision.combine_bytes
     return [place.elementwise(size, size, what="unpermute")]
 
 
-_FORWARD: dict[str, Callable[[Call, _Place], list[Row]]] = {
+_FORWARD: dict[str, Callable[[Call, Place], list[Row]]] = {
     "gemm": _forward_product,
     "grouped_gemm": _forward_product,
     "attention": _forward_attention,
+    "index": _forward_index,
     "elementwise": _forward_elementwise,
     "view": lambda *_: [],
     "dispatch": _forward_dispatch,
@@ -217,23 +175,23 @@ _FORWARD: dict[str, Callable[[Call, _Place], list[Row]]] = {
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
-def _backward(tape: Tape, precision: Precision, segments: dict[int, int]) -> list[Row]:
+def _backward(tape: Tape, place_of: Callable[[Call, Phase], Place]) -> list[Row]:
     rows: list[Row] = []
     reached: set[int] = set()
     for gradient_call in tape.gradient_calls:
         call, gradient = gradient_call.call, gradient_call.gradient
-        place = _Place(call.name, gradient.phase, segments[id(call)], precision)
+        place = place_of(call, gradient.phase)
         rows += _GRADIENT[call.operator.kind](gradient_call, place)
         for name in gradient.serves:
             array = call.arguments[name]
             if gradient.phase == "B" and id(array) in reached:  # a second consumer: the gradients are added
-                size = array.size * precision.activation_bytes
-                rows.append(place.elementwise(2 * size, size, what="accumulate"))
+                size = array.size * place.precision.activation_bytes
+                rows.append(place.even.elementwise(2 * size, size, what="accumulate"))
             reached.add(id(array))
     return sorted(rows, key=lambda row: row.phase)
 
 
-def _gradient_product(gradient_call: GradientCall, place: _Place) -> list[Row]:
+def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
     call = gradient_call.call
     grouped = call.operator.kind == "grouped_gemm"
     fp8 = _in_fp8(call, place.precision)
@@ -244,7 +202,7 @@ def _gradient_product(gradient_call: GradientCall, place: _Place) -> list[Row]:
     dy, x = gradient_call.dy.size, call.inputs["x"].size
     if place.phase == "B":
         weight = call.inputs["w"].size
-        rows = [place.elementwise(weight, weight, what="transpose weight"), product]
+        rows = [place.even.elementwise(weight, weight, what="transpose weight"), product]
         return rows if grouped else [place.cast(dy), *rows]
     casts = place if grouped else replace(place, phase="B")  # dense operands are cast when they appear
     return [
@@ -254,13 +212,13 @@ def _gradient_product(gradient_call: GradientCall, place: _Place) -> list[Row]:
     ]
 
 
-def _gradient_attention(gradient_call: GradientCall, place: _Place) -> list[Row]:
+def _gradient_attention(gradient_call: GradientCall, place: Place) -> list[Row]:
     call = gradient_call.call
     product = place.attention("attention_backward", call, gradient_call.products, 2)
     return [*_cast_back(place, call.outputs[0], place.precision.attention_output_bytes), product]
 
 
-def _cast_back(place: _Place, kept: Array, kept_bytes: float) -> list[Row]:
+def _cast_back(place: Place, kept: Array, kept_bytes: float) -> list[Row]:
     """What was kept in fewer bytes becomes an ordinary activation again."""
     if kept_bytes == place.precision.activation_bytes:
         return []
@@ -268,7 +226,7 @@ def _cast_back(place: _Place, kept: Array, kept_bytes: float) -> list[Row]:
     return [place.elementwise(size * kept_bytes, size * place.precision.activation_bytes, what="cast back")]
 
 
-def _gradient_elementwise(gradient_call: GradientCall, place: _Place) -> list[Row]:
+def _gradient_elementwise(gradient_call: GradientCall, place: Place) -> list[Row]:
     call, per_element, accumulator = (
         gradient_call.call,
         place.precision.activation_bytes,
@@ -282,27 +240,27 @@ def _gradient_elementwise(gradient_call: GradientCall, place: _Place) -> list[Ro
         return []
     known = {**call.arguments, "y": call.y, "dy": gradient_call.dy}
     wanted = [known.get(name) for name in gradient_call.gradient.needs]
-    read = _size(value for value in wanted if isinstance(value, np.ndarray | Shape))
+    read = elements(value for value in wanted if isinstance(value, np.ndarray | Shape))
     if not call.operator.casts:
-        return [place.elementwise(read * per_element, _size(made) * per_element)]
+        return [place.elementwise(read * per_element, elements(made) * per_element)]
     out = place.precision.quantised_bytes if place.precision.quantised else per_element
     back = _cast_back(place, call.inputs["x"], place.precision.swiglu_input_bytes)
-    return [*back, place.elementwise(read * per_element, _size(made) * out)]
+    return [*back, place.elementwise(read * per_element, elements(made) * out)]
 
 
-def _gradient_dispatch(gradient_call: GradientCall, place: _Place) -> list[Row]:
+def _gradient_dispatch(gradient_call: GradientCall, place: Place) -> list[Row]:
     """The gradient of a dispatch is a combine."""
     size = gradient_call.call.outputs[0].size * place.precision.combine_bytes
     return [place.elementwise(size, size, what="unpermute")]
 
 
-def _gradient_combine(gradient_call: GradientCall, place: _Place) -> list[Row]:
+def _gradient_combine(gradient_call: GradientCall, place: Place) -> list[Row]:
     """The gradient of a combine is a dispatch along the known routes."""
     size = gradient_call.call.inputs["rows"].size * place.precision.dispatch_bytes
     return [place.elementwise(size, size, what="permute")]
 
 
-_GRADIENT: dict[str, Callable[[GradientCall, _Place], list[Row]]] = {
+_GRADIENT: dict[str, Callable[[GradientCall, Place], list[Row]]] = {
     "gemm": _gradient_product,
     "grouped_gemm": _gradient_product,
     "attention": _gradient_attention,
@@ -333,12 +291,12 @@ def _kept(
 ) -> tuple[dict[int, float], list[Call]]:
     """Bytes saved for the backward pass by array, and the forward calls that are replayed in it."""
     producer = {id(y): call for call in tape.calls for y in call.outputs}
-    parameters = {id(call.arguments[name]) for call in tape.calls for name in call.operator.weights}
+    lasting = {id(call.arguments[name]) for call in tape.calls for name in call.operator.lasting}
     kept: dict[int, float] = {}
     replayed: set[int] = set()
 
     def need(array: Array, per_element: float) -> None:
-        if id(array) in parameters or not isinstance(array, Shape):
+        if id(array) in lasting or not isinstance(array, Shape):
             return
         call = producer.get(id(array))
         if call is None or not (call.operator.kind == "view" or is_recomputed(call)):

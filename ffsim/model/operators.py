@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,7 +14,15 @@ import numpy as np
 from ffsim.model.precision import Dtype
 from ffsim.model.tape import Phase
 
-Family = Literal["gemm", "grouped_gemm", "attention_forward", "attention_backward", "elementwise"]
+Family = Literal[
+    "gemm",
+    "grouped_gemm",
+    "attention_forward",
+    "attention_backward",
+    "attention_decode",
+    "elementwise",
+    "host_copy",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +59,7 @@ class Row:
 class Operators:
     """A table of operators as columns (`Row` describes them), so that a cost model can time all of them at once."""
 
-    name: tuple[str, ...]
+    name: np.ndarray[Any, Any]
     phase: np.ndarray[Any, Any]
     segment: np.ndarray[Any, Any]
     family: np.ndarray[Any, Any]
@@ -69,15 +77,21 @@ class Operators:
     def of(cls, rows: Iterable[Row]) -> Operators:
         """Columns from rows."""
         rows = tuple(rows)
-        columns: dict[str, Any] = {
-            field.name: np.array([getattr(row, field.name) for row in rows])
-            for field in fields(Row)
-            if field.name != "name"
-        }
-        return cls(name=tuple(row.name for row in rows), **columns)
+        columns = {field.name: np.array([getattr(row, field.name) for row in rows]) for field in fields(Row)}
+        return cls(**columns)
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Operators]) -> Operators:
+        """One table after another."""
+        return cls(**{name: np.concatenate([getattr(each, name) for each in tables]) for name in cls.__slots__})
 
     def __len__(self) -> int:
-        return len(self.name)
+        return len(self.family)
+
+    def take(self, rows: np.ndarray[Any, Any]) -> Operators:
+        """Some of the rows, by mask or index."""
+        columns = {name: getattr(self, name)[rows] for name in self.__slots__}
+        return Operators(**columns)
 
     @property
     def total_bytes(self) -> np.ndarray[Any, Any]:

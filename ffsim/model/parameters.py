@@ -14,6 +14,7 @@ from ffsim.model.spec import Gqa, Mla, ModelSpec
 
 Shapes = dict[str, Dims]
 Arrays = dict[str, Array]
+Parameters = dict[str, Arrays]  # of a whole model, by part
 
 
 def embedding_shapes(spec: ModelSpec) -> Shapes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from ffsim.model import functions as f
 from ffsim.model import layers
 from ffsim.model.arrays import Shape
+from ffsim.model.cache import Cache
 from ffsim.model.lowering import Lowered, Recompute, lower
 from ffsim.model.operators import Operators
 from ffsim.model.parameters import (
@@ -24,8 +24,8 @@ from ffsim.model.parameters import (
     shape_arrays,
 )
 from ffsim.model.precision import Precision
-from ffsim.model.spec import ModelSpec
-from ffsim.model.tape import recording
+from ffsim.model.spec import Gqa, Mla, ModelSpec
+from ffsim.model.tape import Tape, recording
 
 PieceKind = Literal["embedding", "dense", "moe", "mtp", "head"]
 
@@ -41,6 +41,7 @@ class Workpiece:
         recompute: outputs computed again in the backward pass.
         expert_parallel: ranks the routed experts are spread over.
         expert_load: rows on the busiest rank over the mean; 1 is perfect balance.
+        redundant_experts: copies of experts per layer, spread over the ranks beside the experts themselves.
         router_kernels: kernels that choosing experts takes.
     """
 
@@ -50,6 +51,7 @@ class Workpiece:
     recompute: Sequence[Recompute] = ()
     expert_parallel: int = 1
     expert_load: float = 1.0
+    redundant_experts: int = 0
     router_kernels: int = 1
 
     @property
@@ -63,8 +65,16 @@ def layer_kind(spec: ModelSpec, layer: int) -> PieceKind:
     return "moe" if spec.is_moe(layer) else "dense"
 
 
-def piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int = 1) -> Shapes:
+def piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int = 1, redundant_experts: int = 0) -> Shapes:
     """Parameters that one rank holds for a piece; a tied head shares the embedding's table and has none of its own."""
+    extra = redundant_experts // expert_parallel
+    shapes = _piece_shapes(spec, kind, expert_parallel)
+    return {
+        name: (shape[0] + extra, *shape[1:]) if name.startswith("experts_") else shape for name, shape in shapes.items()
+    }
+
+
+def _piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int) -> Shapes:
     if kind == "embedding":
         return embedding_shapes(spec)
     if kind == "head":
@@ -80,55 +90,68 @@ def lower_piece(spec: ModelSpec, kind: PieceKind, work: Workpiece) -> Lowered:
 
     The MTP module does not include its output head, which is the model's own head run once more.
     """
-    p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel))
+    p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel, work.redundant_experts))
     x = Shape(work.micro_batch, work.sequence_length, spec.hidden)
     tokens = Shape(work.micro_batch, work.sequence_length)
     with recording() as tape:
         y = _run(spec, kind, p, x, tokens)
     tape.backward([(y, Shape(*y.shape))])
-    lowered = lower(tape, work.precision, work.recompute)
-    lowered = replace(lowered, operators=_with_router(lowered.operators, work.router_kernels))
-    if not lowered.has_experts or work.expert_parallel == 1:  # all experts on one rank: nothing is uneven
-        return lowered
-    of_experts = float(ceil(work.expert_load * lowered.saved_expert_bytes))
-    return replace(
-        lowered,
-        operators=_loaded(lowered.operators, work.expert_load),
-        saved_bytes=lowered.saved_bytes - lowered.saved_expert_bytes + of_experts,
-        saved_expert_bytes=of_experts,
-    )
+    return _lowered(tape, work)
 
 
-def _run(spec: ModelSpec, kind: PieceKind, p: Arrays, x: Shape, tokens: Shape) -> Any:
+def lower_decoding(spec: ModelSpec, kind: Literal["dense", "moe", "mtp"], work: Workpiece, cached: int) -> Lowered:
+    """Record one decoding step of a layer on shape-only arrays and lower it to kernels.
+
+    MLA runs in its absorbed form over cached latents. The embedding and the head of a step are the forward kernels of
+    those pieces.
+
+    Args:
+        spec: the model.
+        kind: which layer.
+        work: how it is run; ``sequence_length`` is the number of new tokens of every sequence.
+        cached: tokens of every sequence that came before.
+
+    Returns:
+        Kernels of phase F only; nothing is kept.
+    """
+    p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel))
+    x = Shape(work.micro_batch, work.sequence_length, spec.hidden)
+    tokens = Shape(work.micro_batch, work.sequence_length)
+    with recording() as tape:
+        _run(spec, kind, p, x, tokens, _shape_cache(spec.attention, work.micro_batch, cached))
+    return _lowered(tape, work)
+
+
+def _shape_cache(a: Gqa | Mla, batch: int, tokens: int) -> Cache:
+    if isinstance(a, Gqa):
+        shape = (batch, tokens, a.kv_heads, a.head_dim)
+        return Cache("key_value", {"k": Shape(*shape), "v": Shape(*shape)})
+    held = {"latent": Shape(batch, tokens, a.kv_lora_rank), "rope_key": Shape(batch, tokens, a.qk_rope_dim)}
+    if a.indexer is not None:
+        held["index_key"] = Shape(batch, tokens, a.indexer.head_dim)
+    return Cache("latent", held)
+
+
+def _lowered(tape: Tape, work: Workpiece) -> Lowered:
+    load = work.expert_load if work.expert_parallel > 1 else 1.0  # all experts on one rank: nothing is uneven
+    lowered = lower(tape, work.precision, work.recompute, expert_load=load)
+    return replace(lowered, operators=_with_router(lowered.operators, work.router_kernels))
+
+
+def _run(spec: ModelSpec, kind: PieceKind, p: Arrays, x: Shape, tokens: Shape, cache: Cache | None = None) -> Any:
     if kind == "embedding":
         return layers.embedding(p, tokens)
     if kind == "head":
         table = {"embed": Shape(spec.vocab, spec.hidden)} if spec.tied else {}
         return f.cross_entropy(layers.logits(spec, {**p, **table}, x), tokens)
-    tables = layers.rope_tables(spec, layers.Rope(), np.arange(tokens.shape[1]))
+    tables = layers.rope_tables(spec, layers.Rope(), Shape(tokens.shape[1]))
     if kind != "mtp":
-        return layers.layer(spec, p, x, tables)
+        return layers.layer(spec, p, x, tables, cache=cache)
     inner = layers.mtp_input(p, x, layers.embedding({"embed": Shape(spec.vocab, spec.hidden)}, tokens))
-    return layers.normed(p, "mtp_norm", layers.layer(spec, p, inner, tables))
+    return layers.normed(p, "mtp_norm", layers.layer(spec, p, inner, tables, cache=cache))
 
 
 def _with_router(operators: Operators, kernels: int) -> Operators:
     """Choosing experts is one operator of the model but a row of small kernels on a GPU."""
     chooses = np.char.endswith(operators.name, "choose_experts")
     return replace(operators, kernels=np.where(chooses, kernels, operators.kernels))
-
-
-def _loaded(operators: Operators, load: float) -> Operators:
-    """The operators of the busiest rank: expert rows grow by the load, everything else stays."""
-    grouped = operators.family == "grouped_gemm"
-    weights = grouped & (operators.phase == "W")
-    rows = np.array([("experts/" in name or "permute" in name) for name in operators.name])
-    factor = np.where(rows, load, 1.0)
-    return replace(
-        operators,
-        m=np.where(grouped & ~weights, np.ceil(operators.m * load), operators.m).astype(operators.m.dtype),
-        k=np.where(weights, np.ceil(operators.k * load), operators.k).astype(operators.k.dtype),
-        flop=operators.flop * factor,
-        read_bytes=operators.read_bytes * factor,
-        write_bytes=operators.write_bytes * factor,
-    )

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ffsim.errors import ModelDomainError, Problem
 from ffsim.model.arrays import Array, Dims, Product, Shape, metered
 
-Kind = Literal["gemm", "grouped_gemm", "attention", "elementwise", "view", "dispatch", "combine"]
+Kind = Literal["gemm", "grouped_gemm", "attention", "index", "elementwise", "view", "dispatch", "combine"]
 Phase = Literal["F", "B", "W"]
 Tensors = tuple[Array, ...]
 
@@ -42,14 +43,19 @@ class Operator:
     keep in memory follows from them.
     """
 
-    def __init__(self, forward: Callable[..., Any], kind: Kind, *, casts: bool, gathers: bool) -> None:
+    def __init__(
+        self, forward: Callable[..., Any], kind: Kind, *, casts: bool, gathers: bool, lasting: tuple[str, ...]
+    ) -> None:
         self.name = forward.__name__
         self.kind = kind
         self.casts = casts
         self.gathers = gathers
+        self.lasting = set(lasting)
         self.gradients: list[Gradient] = []
         self._forward = forward
-        self._signature = inspect.signature(forward)
+        options = inspect.signature(forward).parameters
+        self._names = tuple(options)
+        self._defaults = {name: o.default for name, o in options.items() if o.default is not o.empty}
         self.__doc__ = forward.__doc__
 
     def grad(self, *serves: str, phase: Phase = "B") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -58,14 +64,11 @@ class Operator:
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
             needs = tuple(inspect.signature(function).parameters)
             self.gradients.append(Gradient(serves, phase, function, needs))
+            if phase == "W":
+                self.lasting.update(serves)
             return function
 
         return register
-
-    @property
-    def weights(self) -> frozenset[str]:
-        """Names of the inputs that are parameters."""
-        return frozenset(name for gradient in self.gradients if gradient.phase == "W" for name in gradient.serves)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Compute, and record the call where a tape is running."""
@@ -78,37 +81,36 @@ class Operator:
                 y = self._forward(*args, **kwargs)
         finally:
             _TAPE.reset(token)
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        tape.append(Call(self, "/".join(_SCOPE.get()), bound.arguments, y, tuple(meter.products)))
+        arguments = {**self._defaults, **dict(zip(self._names, args, strict=False)), **kwargs}
+        inputs = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray | Shape)}
+        tape.append(Call(self, "/".join(_SCOPE.get()), arguments, inputs, y, tuple(meter.products)))
         return y
 
 
-def operator(kind: Kind, *, casts: bool = False, gathers: bool = False) -> Callable[[Callable[..., Any]], Operator]:
+def operator(
+    kind: Kind, *, casts: bool = False, gathers: bool = False, lasting: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Operator]:
     """Turn a NumPy function into an `Operator`.
 
     Args:
         kind: what sort of kernel it is.
         casts: its result is quantised on the way out where the recipe wants the next operand quantised.
         gathers: it touches only the rows it looks up, not the whole table.
+        lasting: inputs that outlive a micro-batch (norm gains, tables), beside those with a weight gradient.
     """
-    return lambda forward: Operator(forward, kind, casts=casts, gathers=gathers)
+    return lambda forward: Operator(forward, kind, casts=casts, gathers=gathers, lasting=lasting)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One forward call: the operator, where it stood, its arguments by name, its output and its products."""
+    """One forward call: operator, scope, arguments by name (``inputs`` are those that are arrays), output, products."""
 
     operator: Operator
     scope: str
     arguments: Mapping[str, Any]
+    inputs: Mapping[str, Array]
     y: Any
     products: tuple[Product, ...]
-
-    @property
-    def inputs(self) -> dict[str, Array]:
-        """The arguments that are arrays."""
-        return {name: value for name, value in self.arguments.items() if isinstance(value, np.ndarray | Shape)}
 
     @property
     def shapes(self) -> dict[str, Dims]:
@@ -156,6 +158,9 @@ class Tape:
 
         Returns:
             The gradients of every array that reached an output, looked up by the array itself.
+
+        Raises:
+            ModelDomainError: an operator on the way has no gradient.
         """
         gradients = Gradients()
         for array, gradient in seeds:
@@ -164,6 +169,8 @@ class Tape:
             dys = tuple(gradients.get(y) for y in call.outputs)
             if all(dy is None for dy in dys):
                 continue
+            if not call.operator.gradients:
+                raise ModelDomainError(Problem(what=f"{call.name} has no gradient", fix="use it for decoding only"))
             dy = dys if isinstance(call.y, tuple) else dys[0]
             known = {**call.arguments, **call.shapes, "y": call.y, "dy": dy}
             for gradient in call.operator.gradients:

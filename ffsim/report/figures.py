@@ -21,6 +21,7 @@ from ffsim.report.canvas import (
     text_on,
     to_svg,
 )
+from ffsim.report.roofline import roofline
 from ffsim.report.timelines import pair, pipeline
 from ffsim.report.wording import cause, input_name, input_value, plain, seconds_scale
 from ffsim.study.result import Row, RunResult
@@ -35,7 +36,7 @@ GROUPS = ("compute", "bubble", "exposed", "optimizer")
 
 def all_figures(result: RunResult) -> dict[str, str]:
     """Every figure that the result has the data for, by name, in the order of the report."""
-    draw: dict[str, Callable[[RunResult], str]] = {"memory": memory}
+    draw: dict[str, Callable[[RunResult], str]] = {"roofline": roofline, "memory": memory}
     if result.step.timeline is not None:
         draw = {"where": where_the_step_goes, "pipeline": pipeline, "pair": pair} | draw
     if result.doubt is not None:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ffsim.report.figures import all_figures
+from ffsim.report.operators import operator_tables
 from ffsim.report.presentations import explanation_tables, run_tables, validation_table
 from ffsim.report.tables import Table
 from ffsim.report.wording import pieces
@@ -33,7 +34,7 @@ def render_report(result: RunResult, *, command: str, verdicts: Sequence[Verdict
         title=inputs.spec.title,
         subtitle=inputs.cluster.spec.title,
         notes=inputs.cluster.spec.notes,
-        tables=run_tables(result) | explanation_tables(result) | {"stages": _stages(result)},
+        tables=run_tables(result) | explanation_tables(result) | operator_tables(result) | {"stages": _stages(result)},
         validation=validation_table(verdicts) if verdicts else None,
         figures={name: Markup(svg) for name, svg in all_figures(result).items()},  # noqa: S704 - our own SVG
         command=command,

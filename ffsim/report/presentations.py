@@ -28,10 +28,11 @@ from ffsim.units import (
 
 def present_run(result: RunResult) -> Presentation:
     """The answer to a run: headline, breakdown, memory, bill."""
-    return Presentation(_title(result), list(run_tables(result).values()), result.to_dict())
+    return Presentation(scenario_title(result), list(run_tables(result).values()), result.to_dict())
 
 
-def _title(result: RunResult) -> str:
+def scenario_title(result: RunResult) -> str:
+    """The workload, and the cluster below it."""
     inputs = result.step.prepared.inputs
     return f"{inputs.spec.title}\non {inputs.cluster.spec.title} ({inputs.cluster.name})"
 
@@ -164,7 +165,7 @@ def _bill(result: RunResult) -> Table:
 
 def present_explanation(result: RunResult) -> Presentation:
     """Why the answer is what it is: what limits the step, and what it rests on."""
-    title = f"{_title(result)}\n\nstep time {TIME.format(result.step.step_s)}. {result.explain()}"
+    title = f"{scenario_title(result)}\n\nstep time {TIME.format(result.step.step_s)}. {result.explain()}"
     data = {
         "schema": "ffsim.explanation/1",
         "headline": result.headline,

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ffsim.compute import find_kernel
 from ffsim.config import Source
 from ffsim.economics import Bill
 from ffsim.study.scenario import Scenario
 from ffsim.study.warnings import warnings_about
-from ffsim.training import Doubt, StepResult, combined_range, limits
+from ffsim.training import Condition, Doubt, OperatorTable, StepResult, combined_range, limits, operator_table
 from ffsim.units import percent, significant
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Provenance:
     version: str
     sha256: str
     seed: int
+
+
+PHASE_NAMES = {"F": "forward_s", "B": "input_gradient_s", "W": "weight_gradient_s"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +193,21 @@ class RunResult:
             for number, stage in enumerate(self.step.prepared.stages)
         ]
 
+    def operator_table(self, condition: Condition | None = None) -> OperatorTable:
+        """The operators of one pass over each piece; where most passes run, or alone or beside communication."""
+        return operator_table(self.step.prepared, condition)
+
+    def operators(self) -> list[Row]:
+        """Shape, work, time and share of the roofline of every operator, where most passes run."""
+        return self.operator_table().rows()
+
+    def passes(self) -> dict[str, Row]:
+        """Kernel seconds of one pass over each piece of the model, by phase, where most passes run."""
+        found: dict[str, Row] = {}
+        for row in self.operator_table().totals():
+            found.setdefault(row["piece"], {})[PHASE_NAMES[row["phase"]]] = row["seconds"]
+        return found
+
     def sensitivities(self) -> list[Row]:
         """What step and peak memory become when each uncertain input moves to the ends of its range.
 
@@ -242,10 +261,13 @@ class RunResult:
             "energy price": cluster.spec.energy_price.source,
             "model": model.source,
             "precision": inputs.precision.source,
-            "attention kernels": inputs.profile.attention_forward.fit.source,
+            "attention kernels": find_kernel(inputs.profile, "attention_forward", "bf16").fit.source,
             "expert kernels beside computing": inputs.kernels.beside_compute_share.source,
         }
-        named |= {f"{dtype} products": gemm.fit.source for dtype, gemm in inputs.profile.gemm.items()}
+        if inputs.expert_tokens is not None:
+            named["expert loads"] = inputs.expert_tokens.source
+        for dtype in inputs.profile.formats("gemm"):
+            named[f"{dtype} products"] = find_kernel(inputs.profile, "gemm", dtype).fit.source
         return [{"input": name, "source": str(source)} for name, source in named.items()]
 
     def to_dict(self) -> Row:
@@ -273,6 +295,7 @@ class RunResult:
                 for line in self.bill.lines
             ],
             "sensitivity": self.sensitivities(),
+            "passes": self.passes(),
             "operator_time_basis": prepared.times.basis_share,
             "events": self.step.n_events,
             "provenance": {
@@ -284,7 +307,7 @@ class RunResult:
         }
 
     def frame(self, table: str) -> pd.DataFrame:
-        """One of the tables as a frame: exposed, busy, operations, memory, stages or sensitivities."""
+        """One of the tables as a frame: exposed, busy, operations, operators, memory, stages, sensitivities."""
         import pandas as pd  # noqa: PLC0415 - half a second that only notebooks need
 
         return pd.DataFrame(getattr(self, table)())

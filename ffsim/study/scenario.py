@@ -112,6 +112,7 @@ def fingerprint(inputs: Inputs, scenario: Scenario) -> str:
                 inputs.kernels,
             )
         ],
+        "expert_tokens": None if inputs.expert_tokens is None else inputs.expert_tokens.loads.tolist(),
     }
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
 

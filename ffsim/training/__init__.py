@@ -2,10 +2,12 @@
 
 from ffsim.training.bounds import Bounds
 from ffsim.training.breakdown import Breakdown, operation_times
+from ffsim.training.costs import Condition
 from ffsim.training.doubt import Doubt, Sensitivity, combined_range, doubt
 from ffsim.training.inputs import Inputs, load_inputs, workload_document
 from ffsim.training.limits import Limit, limits
 from ffsim.training.memory import RankMemory
+from ffsim.training.operator_table import OperatorTable, operator_table
 from ffsim.training.spec import SHELF, Assumptions, PlanSpec, PretrainSpec
 from ffsim.training.step import MAX_FULL_GPUS, Depth, Prepared, StepResult, prepare, simulate
 
@@ -15,10 +17,12 @@ __all__ = [
     "Assumptions",
     "Bounds",
     "Breakdown",
+    "Condition",
     "Depth",
     "Doubt",
     "Inputs",
     "Limit",
+    "OperatorTable",
     "PlanSpec",
     "Prepared",
     "PretrainSpec",
@@ -30,6 +34,7 @@ __all__ = [
     "limits",
     "load_inputs",
     "operation_times",
+    "operator_table",
     "prepare",
     "simulate",
     "workload_document",

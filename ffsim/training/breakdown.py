@@ -21,7 +21,9 @@ FAMILY_NAMES = {
     "grouped_gemm": "expert_products",
     "attention_forward": "attention",
     "attention_backward": "attention",
+    "attention_decode": "attention",
     "elementwise": "elementwise",
+    "host_copy": "elementwise",
 }
 # While a rank computes nothing, the first of these under way from or to it is the cause; with none, it is the bubble.
 EXPOSED = {

@@ -180,6 +180,7 @@ def _vary(prepared: Prepared, knob: _Knob, value: Any) -> tuple[Floats, float]:
     elif knob.holder in MOVES_MEMORY:
         ranks = with_activations(inputs, layout, stages, pieces, [rank.activation_shares for rank in ranks])
     same = inputs.spec is before.spec and inputs.profile is before.profile
+    same = same and inputs.cluster.gpu is before.cluster.gpu
     if not (same and inputs.kernels.row_mapping is before.kernels.row_mapping):
         times = time_pieces(inputs, pieces)
     costs = slot_costs(inputs, layout, stages, pieces, times, prepared.program.slots, prepared.messages)

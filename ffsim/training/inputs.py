@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ffsim.collectives import ExpertKernels, load_expert_kernels
+from ffsim.collectives import ExpertKernels, Routing, load_expert_kernels
 from ffsim.compute import OperatorProfile, load_profile
 from ffsim.config import Document, Override, build, expect_kind, load_document, merge, nest
 from ffsim.errors import ScenarioError
 from ffsim.model.precision import Precision, load_precision
 from ffsim.model.spec import ModelSpec, load_model
+from ffsim.schedules import SCHEDULES
 from ffsim.topology import Cluster, Topology, build_topology
+from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
 from ffsim.training.spec import ASSUMPTIONS, SHELF, PretrainSpec
 
 
@@ -22,6 +24,7 @@ class Inputs:
 
     Attributes:
         document: the workload file, for messages that name a place in it.
+        expert_tokens: how tokens go to experts, where the workload says so.
     """
 
     cluster: Cluster
@@ -32,6 +35,7 @@ class Inputs:
     profile: OperatorProfile
     kernels: ExpertKernels
     document: Document = field(repr=False)
+    expert_tokens: ExpertTokens | None = None
 
     @property
     def sms_for_communication(self) -> int:
@@ -40,6 +44,29 @@ class Inputs:
         if plan.sms_for_communication is not None:
             return plan.sms_for_communication
         return self.kernels.sms.value if plan.ep > 1 else 0
+
+    @property
+    def redundant_experts(self) -> int:
+        """Copies of experts per layer."""
+        return self.spec.expert_loads.redundant_experts if self.spec.expert_loads else 0
+
+    def expert_load(self, ep: int) -> ExpertLoad:
+        """How unevenly the experts on ``ep`` ranks are used: by the workload's loads, else as assumed.
+
+        The assumption stands for rows and bytes alike; its reach is that of balanced experts, and bytes are counted in
+        units of it (`ffsim.training.traffic.Message.unit`).
+        """
+        moe, placing = self.model.moe, self.spec.expert_loads
+        assert moe is not None
+        routing = Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups)
+        per_node = min(ep, self.cluster.gpus_per_node)
+        if self.expert_tokens is None or placing is None:
+            assumed = self.spec.assumptions.expert_load.value
+            reach = routing.reach(ep // per_node, per_node)
+            return ExpertLoad(busiest_over_mean=assumed, fullest_over_mean=assumed, reach=reach)
+        n_stages = self.spec.plan.pp * SCHEDULES[self.spec.plan.schedule].stages_per_rank
+        per_stage = max(1, self.model.layers // n_stages)
+        return expert_load(self.expert_tokens, placing, routing, ep // per_node, per_node, per_stage)
 
 
 def workload_document(name: str, overrides: Sequence[Override] = ()) -> Document:
@@ -79,6 +106,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
         found["kernels"] = load_expert_kernels(spec.expert_kernels)
     except ScenarioError as error:
         _relocate(document, "expert_kernels", error)
+    tokens = _expert_tokens(document, spec, found.get("model"), near)
     if problems:
         document.raise_problems()
     model, precision, kernels = found["model"], found["precision"], found["kernels"]
@@ -94,7 +122,19 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
         profile=load_profile(cluster.gpu.profile),
         kernels=kernels,
         document=document,
+        expert_tokens=tokens,
     )
+
+
+def _expert_tokens(document: Document, spec: PretrainSpec, model: object, near: Path) -> ExpertTokens | None:
+    """The loads of the experts if the workload states any; what is wrong with them is reported."""
+    if spec.expert_loads is None or not isinstance(model, ModelSpec):
+        return None
+    try:
+        return load_expert_tokens(spec.expert_loads, model, near)
+    except ScenarioError as error:
+        _relocate(document, "expert_loads", error)
+    return None
 
 
 def _relocate(document: Document, key: str, error: ScenarioError) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.model.lowering import Recompute
-from ffsim.model.spec import Mla
 from ffsim.schedules import SCHEDULES, Schedule
 from ffsim.training.inputs import Inputs
 from ffsim.training.spec import PlanSpec
@@ -108,7 +107,7 @@ def _problem(inputs: Inputs, key: str, what: str, fix: str) -> Problem:
 
 def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     """Everything about a workload that ffsim has no model for: (key, what, fix)."""
-    plan, gpu, attention = inputs.spec.plan, inputs.cluster.gpu, inputs.model.attention
+    plan, gpu = inputs.spec.plan, inputs.cluster.gpu
     if plan.tp != 1:
         yield "tp", f"tensor parallelism is not modelled yet, got {plan.tp}", "use tp: 1"
     if inputs.sms_for_communication >= gpu.sms.value:
@@ -123,11 +122,9 @@ def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
             "expert kernels that take no SMs are not modelled",
             f"use {inputs.kernels.sms.value}, as {inputs.kernels.title} take, or leave it out",
         )
-    if isinstance(attention, Mla) and attention.indexer is not None:
-        yield "model", "the sparse attention of DeepSeek-V3.2 is not costed yet", "use a model without an indexer"
     formats = {inputs.precision.gemm, inputs.precision.weight_gradient}
-    if missing := sorted(formats - set(inputs.profile.gemm)):
-        known = ", ".join(inputs.profile.gemm)
+    if missing := sorted(formats - set(inputs.profile.formats("gemm"))):
+        known = ", ".join(inputs.profile.formats("gemm"))
         yield "precision", f"{gpu.title} has no {', '.join(missing)} products", f"use a precision within {known}"
 
 
@@ -195,7 +192,13 @@ def _stage_obstacles(inputs: Inputs, plan: PlanSpec, n_stages: int) -> Iterator[
 
 
 def _expert_obstacles(inputs: Inputs, plan: PlanSpec, dp: int) -> Iterator[tuple[str, str, str]]:
-    moe, per_node = inputs.model.moe, inputs.cluster.gpus_per_node
+    moe, per_node, copies = inputs.model.moe, inputs.cluster.gpus_per_node, inputs.redundant_experts
+    if copies and (plan.ep == 1 or copies % plan.ep):
+        yield (
+            "expert_loads",
+            f"{copies} redundant experts do not spread over {plan.ep} ranks",
+            "use a multiple of ep > 1",
+        )
     if plan.ep == 1:
         return
     if moe is None:

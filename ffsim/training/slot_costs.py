@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffsim.collectives import link_class
-from ffsim.compute.models import Machine, elementwise_s
+from ffsim.compute import Conditions, time_operators
 from ffsim.engine import Costs, Csr
+from ffsim.model.operators import Operators, Row
 from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot
 from ffsim.training.costs import Pieces, PieceTimes
@@ -115,18 +116,13 @@ def _by_expert_kernels(inputs: Inputs, slot: ExchangeSlot, wire: _Transfer, capa
 
 def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int) -> float:
     """Time of one optimizer step on a rank: memory traffic over the states it holds and the gradients it clears."""
-    p, gpu = inputs.precision, inputs.cluster.gpu
-    where = Machine(
-        peak_flop_per_s=1.0,
-        memory_bytes_per_s=gpu.memory_bandwidth.value,
-        sms=gpu.sms.value,
-        sms_used=gpu.sms.value,
-    )
-    total = 0.0
+    p, total = inputs.precision, 0.0
     for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
         states = p.gradient_bytes + 2 * (p.master_bytes + p.moment_bytes) + p.weight_bytes.value
         total += (dense / dense_shards + expert / expert_shards) * states + 2 * (dense + expert) * p.gradient_bytes
-    return float(elementwise_s(inputs.profile.elementwise, where, np.array([total]), np.array([3.0]))[0])
+    update = Row(name="optimizer", phase="W", segment=0, family="elementwise", read_bytes=total, kernels=3)
+    times = time_operators(Operators.of([update]), inputs.cluster.gpu, inputs.profile, Conditions())
+    return float(times.seconds[0])
 
 
 def held_parameters(

@@ -6,7 +6,22 @@ from pathlib import Path
 from typing import Literal
 
 import ffsim
-from ffsim.config import Bytes, Count, Factor, Figure, GpuHours, Natural, Ratio, Share, Shelf, Time, Tokens, load, spec
+from ffsim.config import (
+    Bytes,
+    Count,
+    Exponent,
+    Factor,
+    Figure,
+    GpuHours,
+    Natural,
+    Ratio,
+    Share,
+    Shelf,
+    Time,
+    Tokens,
+    load,
+    spec,
+)
 from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES, Messages
 
@@ -63,6 +78,32 @@ class Assumptions:
 
 
 @spec
+class ExpertLoadSpec:
+    """How unevenly tokens go to experts, instead of ``assumptions.expert_load``: from a file or drawn.
+
+    Attributes:
+        file: CSV with the columns ``layer,expert,tokens``, near the workload file; see `read_expert_tokens`.
+        zipf: instead of a file, every layer's loads fall as ``rank^-zipf``; 0 is perfect balance.
+        seed: of the ranks drawn for ``zipf``.
+        placement: experts over ranks in order, or as EPLB packs them.
+        redundant_experts: copies of busy experts per layer that EPLB may add. A copy takes the memory of an expert and
+            is reduced and updated like one; adding up the gradients of copies within a group costs nothing here.
+    """
+
+    file: str | None = None
+    zipf: Exponent | None = None
+    seed: Natural = 0
+    placement: Literal["contiguous", "eplb"] = "contiguous"
+    redundant_experts: Natural = 0
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (self.zipf is None):
+            raise ValueError("loads come from either a file or a draw: give one of `file:` and `zipf:`")
+        if self.redundant_experts and self.placement != "eplb":
+            raise ValueError("only EPLB places redundant experts: add `placement: eplb`")
+
+
+@spec
 class OtherStage:
     """A part of the whole training that is not simulated but billed as published."""
 
@@ -80,6 +121,7 @@ class PretrainSpec:
         sequence_length: tokens per sequence.
         global_batch: sequences per optimizer step.
         assumptions: overrides of the shipped assumptions.
+        expert_loads: how unevenly tokens go to experts, where that is known.
         other_stages: published parts of the training that are added to the bill.
     """
 
@@ -93,6 +135,7 @@ class PretrainSpec:
     expert_kernels: str = "deepep-normal"
     plan: PlanSpec
     assumptions: Assumptions
+    expert_loads: ExpertLoadSpec | None = None
     other_stages: tuple[OtherStage, ...] = ()
 
 

@@ -52,8 +52,8 @@ def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[in
     return tuple(stages)
 
 
-def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float]) -> tuple[int, ...]:
-    """Split the layers so that the busiest rank is as little busy as possible.
+def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float]) -> tuple[tuple[int, ...], ...]:
+    """Splits of the layers in which the busiest rank is as little busy as possible.
 
     Args:
         model: the layers.
@@ -61,8 +61,8 @@ def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float
         seconds: time of one forward and backward of each piece.
 
     Returns:
-        Layers of each stage, contiguous, in order; only the first and the last stage may have none. Among splits with
-        the same busiest rank the one with the most even stages.
+        Layers of each stage, contiguous, in order; only the first and the last stage may have none. Splits with the
+        same busiest rank come with the most even stages first; where every rank has one stage there is but one.
     """
     cumulative = [0.0]
     for layer in range(model.layers):
@@ -70,7 +70,7 @@ def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float
     tail = seconds["head"] + model.mtp_layers * (seconds.get("mtp", 0.0) + seconds["head"])
     if schedule.n_stages == 2 * schedule.n_ranks or schedule.both_ends:
         return _balance_pairs(cumulative, schedule.n_stages, seconds["embedding"], tail)
-    return _balance_row(cumulative, schedule.n_stages, seconds["embedding"], tail)
+    return (_balance_row(cumulative, schedule.n_stages, seconds["embedding"], tail),)
 
 
 def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[int, ...]:
@@ -111,7 +111,7 @@ def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: 
     return evenest(0, 0)[1]
 
 
-def _balance_pairs(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[int, ...]:
+def _balance_pairs(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[tuple[int, ...], ...]:
     """Stages s and S-1-s on one rank.
 
     Only the outer pair is special (embedding, head, MTP); the others share what it leaves evenly. Every size and split
@@ -130,7 +130,8 @@ def _balance_pairs(cumulative: list[float], n_stages: int, entrance: float, tail
             seconds = _stage_seconds(cumulative, sizes, entrance, tail)
             busiest = max(first + last for first, last in zip(seconds, reversed(seconds), strict=True))
             options.append((round(busiest, TIE_DIGITS), max(seconds), sizes))
-    return min(options)[2]
+    options.sort()
+    return tuple(sizes for busiest, _, sizes in options if busiest == options[0][0])
 
 
 def _stage_seconds(cumulative: list[float], sizes: tuple[int, ...], entrance: float, tail: float) -> list[float]:

@@ -123,9 +123,14 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
 
 
 def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -> tuple[Stage, ...]:
+    """The stages as the plan gives them, else the best balanced; among equals the first that fits in memory."""
     by_hand = inputs.spec.plan.layers_per_stage
-    sizes = by_hand or balance(inputs.model, layout.schedule, piece_seconds(pieces, times))
-    return make_stages(inputs.model, layout.schedule, sizes)
+    splits = (by_hand,) if by_hand else balance(inputs.model, layout.schedule, piece_seconds(pieces, times))
+    options = [make_stages(inputs.model, layout.schedule, sizes) for sizes in splits]
+    if len(options) == 1:
+        return options[0]
+    fitting = (stages for stages in options if overflow(inputs, memory(inputs, layout, stages, pieces)) is None)
+    return next(fitting, options[0])
 
 
 def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:

@@ -12,7 +12,6 @@ from ffsim.collectives import (
     N_CLASSES,
     Collective,
     Demand,
-    Routing,
     expert_exchange,
     fold,
     link_class,
@@ -95,11 +94,12 @@ def talk(
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
         return Talk(_send(inputs, layout), pairs, "bytes")
     if isinstance(slot, ExchangeSlot):
-        return Talk(_exchange(inputs, layout, slot.name), layout.expert_groups(slot.rank), "expert load")
+        unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
+        return Talk(_exchange(inputs, layout, slot.name), layout.expert_groups(slot.rank), unit)
     dense, expert = stage_parameters(stages[slot.stage], pieces)
     size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
     groups = _sync_groups(layout, slot)
-    unit: Unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
+    unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
     return Talk(_sync(slot, groups, size, inputs.cluster.gpus_per_node), groups, unit)
 
 
@@ -138,16 +138,14 @@ def _send(inputs: Inputs, layout: Layout) -> Collective:
 
 
 def _exchange(inputs: Inputs, layout: Layout, name: Literal["dispatch", "combine"]) -> Collective:
-    """The tokens of one micro-batch on their way to their experts, or back, at balanced load."""
-    moe = inputs.model.moe
-    assert moe is not None
+    """The tokens of one micro-batch on their way to their experts, or back: at the stated loads, else balanced."""
     per_node = min(layout.ep, inputs.cluster.gpus_per_node)
     per_element = inputs.precision.dispatch_bytes if name == "dispatch" else inputs.precision.combine_bytes
     return expert_exchange(
         name,
         layout.ep // per_node,
         per_node,
-        Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups),
+        inputs.expert_load(layout.ep).reach,
         inputs.model.hidden * per_element,
         layout.micro_batch * inputs.spec.sequence_length,
     )

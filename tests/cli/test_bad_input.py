@@ -107,7 +107,7 @@ def test_a_file_that_cannot_be_read(ffsim, tmp_path, workload, says):
     [
         ("plan.pp=3", 3, "--set plan.pp=3: plan.pp: 3 pipeline ranks do not divide 2,048 GPUs; use a divisor"),
         ("plan.ep=512", 3, "--set plan.ep=512: plan.ep: 512 ranks for 256 routed experts; use at most 256"),
-        ("plan.pp=8", 3, "plan: pipeline rank 0 needs 102 GB of 80 GB on each NVIDIA H800 SXM5 80 GB"),
+        ("plan.pp=8", 3, "plan: pipeline rank 0 needs 107 GB of 80 GB on each NVIDIA H800 SXM5 80 GB"),
         ("plan.tp=2", 2, "--set plan.tp=2: plan.tp: tensor parallelism is not modelled yet, got 2; use tp: 1"),
         ("plan.gpu=2", 2, "--set plan.gpu=2: plan.gpu: unknown key; did you mean 'gpus'?"),
         ("plan.pp", 2, "--set plan.pp: cannot be read; write --set path.to.key=value"),

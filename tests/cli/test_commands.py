@@ -140,6 +140,39 @@ def test_explain_names_what_limits_and_every_range(ffsim):
     assert {row["input"] for row in data["sensitivity"]} >= {"assumptions.operator_time", "nic.usable_share"}
 
 
+def test_explain_opens_up_operators(ffsim):
+    text = ffsim("explain", "h800-2048", MOE, "--operators", "moe")
+    assert text.code == 0
+    assert "feed_forward/experts/grouped_linear" in text.out
+    assert "cross_entropy" not in text.out
+    data = json.loads(ffsim("explain", "h800-2048", MOE, "--operators", "--format", "json").out)
+    assert data["schema"] == "ffsim.operators/1"
+    assert {row["basis"] for row in data["operators"]} <= {"measured", "interpolated", "extrapolated"}
+    for total in data["totals"]:
+        own = [row["seconds"] for row in data["operators"] if all(row[key] == total[key] for key in ("piece", "phase"))]
+        assert (len(own), sum(own)) == (total["operators"], pytest.approx(total["seconds"]))
+    table = list(csv.DictReader(io.StringIO(ffsim("explain", "h800-2048", MOE, "--operators", "--format", "csv").out)))
+    assert [row["name"] for row in table] == [row["name"] for row in data["operators"]]
+    assert {"flop", "bytes", "intensity_flop_per_byte", "seconds", "roofline_frac"} <= set(table[0])
+
+
+def test_explain_operators_alone_and_beside_communication(ffsim):
+    seconds = {}
+    for condition in ("alone", "beside"):
+        job = ("explain", "h800-2048", MOE, "--depth", "bounds", "--operators", "moe", "--condition", condition)
+        data = json.loads(ffsim(*job, "--format", "json").out)
+        assert data["condition"] == condition
+        seconds[condition] = sum(row["seconds"] for row in data["operators"])
+    assert seconds["alone"] < seconds["beside"]
+
+
+def test_explain_refuses_operators_that_the_model_has_not(ffsim):
+    answer = ffsim("explain", "h800-2048", DATA / "tiny-1f1b.yaml", "--operators", "moe")
+    assert answer.code == 2
+    assert "Tiny dense has no operators of 'moe': use one of all, embedding, head, dense" in answer.err
+    assert "add --operators" in ffsim("explain", "h800-2048", MOE, "--condition", "alone").err
+
+
 def test_catalog_lists_every_kind_and_shows_sources(ffsim):
     listing = ffsim("catalog").out
     for name in ("h800-2048", "fire-flyer-2", "deepseek-v3-pretrain", "a100-pcie-40gb", "cx7-400g", "qm8700"):

@@ -29,6 +29,10 @@ UNARY = [
     lambda x: x.reshape(-1),
     lambda x: x.T,
     lambda x: np.swapaxes(x, 0, -1),
+    lambda x: np.zeros_like(x, shape=(3, 2)),
+    lambda x: np.arange(2, 7, like=x),
+    lambda x: np.tri(3, 5, 2, like=x),
+    lambda x: np.where(np.tri(3, 5, like=x) > 0, 1.0, 0.0),
 ]
 
 

@@ -83,8 +83,8 @@ CASES = [
     ("all-gather inside a node", lambda: ring_all_gather(8, 64e6, ranks_per_node=8), np.arange(8)),
     ("double tree", lambda: double_tree_all_reduce(24, 64e6, chunks=4), np.arange(24) * 8),
     ("send", lambda: send_recv(64e6), np.array([3, 1027])),
-    ("dispatch", lambda: expert_exchange("dispatch", 4, 8, V3, 7392, 1024), np.arange(32)),
-    ("combine", lambda: expert_exchange("combine", 2, 8, V3, 14336, 1024), np.arange(16)),
+    ("dispatch", lambda: expert_exchange("dispatch", 4, 8, V3.reach(4, 8), 7392, 1024), np.arange(32)),
+    ("combine", lambda: expert_exchange("combine", 2, 8, V3.reach(2, 8), 14336, 1024), np.arange(16)),
 ]
 
 
@@ -126,13 +126,13 @@ def test_expert_traffic_reaches_deepeps_published_rates(nodes, dispatch, combine
     """GB/s per GPU, a token counted once per destination node. Source: DeepEP README, April 2025, 32 and 64 H800."""
     gpus = np.arange(nodes * 8)
     for name, size, published in (("dispatch", 7392, dispatch), ("combine", 14336, combine)):
-        collective = expert_exchange(name, nodes, 8, V3, size, 4096)
+        collective = expert_exchange(name, nodes, 8, V3.reach(nodes, 8), size, 4096)
         rate = collective.size_bytes / idle_s(collective, H800, gpus) / 1e9
         assert rate == pytest.approx(published, rel=0.06)
 
 
 def test_the_network_binds_expert_traffic_over_eight_nodes():
-    demand = fold(expert_exchange("dispatch", 8, 8, V3, 7392, 4096), H800, np.arange(64)[None, :])
+    demand = fold(expert_exchange("dispatch", 8, 8, V3.reach(8, 8), 7392, 4096), H800, np.arange(64)[None, :])
     assert demand.binding is LinkKind.ACCESS
     assert demand.imbalance == pytest.approx(1)
 
@@ -212,7 +212,7 @@ def test_every_ring_stays_on_its_rail_and_every_nic_carries_one(n_nodes, per_nod
 
 
 def test_members_together_load_the_links_as_all_flows_do():
-    collective = expert_exchange("dispatch", 2, 8, Routing(experts=64, top_k=4), 100.0, 64)
+    collective = expert_exchange("dispatch", 2, 8, Routing(experts=64, top_k=4).reach(2, 8), 100.0, 64)
     groups = np.arange(32).reshape(2, 16)
     _, links, sizes = member_loads(collective, H800, groups)
     step = collective.steps[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ffsim.model import attention
 from ffsim.model import functions as f
 from ffsim.model.tape import recording
 
@@ -39,12 +40,15 @@ def normal(*shape):
         (f.linear, (normal(2, 3, 4), normal(5, 4))),
         (f.add, (normal(2, 3), normal(2, 3))),
         (f.add_bias, (normal(2, 3), normal(3))),
+        (f.add_bias, (normal(2, 4, 3), normal(4, 3))),
+        (lambda x: f.crop(x, 1, 3, axis=0), (normal(4, 2),)),
+        (lambda x: f.crop(x, 0, 2, axis=1), (normal(2, 4, 3),)),
         (f.rms_norm, (normal(2, 5), normal(5))),
         (f.layer_norm, (normal(2, 5), normal(5), normal(5))),
         (f.swiglu, (normal(3, 6),)),
         (f.weighted_swiglu, (normal(3, 6), normal(3))),
         (f.gelu, (normal(3, 4),)),
-        (f.join_shared_key, (normal(1, 2, 3, 4), normal(1, 2, 1, 2))),
+        (attention.join_shared_key, (normal(1, 2, 3, 4), normal(1, 2, 1, 2))),
         (f.join, (normal(2, 3), normal(2, 4))),
     ],
     ids=lambda value: getattr(value, "name", ""),
@@ -56,12 +60,12 @@ def test_gradients_equal_central_differences(function, arrays):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_attention_gradients_for_shared_heads(kv_heads):
     q, k, v = normal(1, 3, 4, 2), normal(1, 3, kv_heads, 2), normal(1, 3, kv_heads, 3)
-    check(lambda *a: f.causal_attention(*a, 0.7), q, k, v)
+    check(lambda *a: attention.causal_attention(*a, 0.7), q, k, v)
 
 
 def test_rotation_gradient():
     cos, sin = np.cos(normal(3, 2)), np.sin(normal(3, 2))
-    check(lambda x: f.rotate(x, cos, sin), normal(1, 3, 2, 4))
+    check(lambda x: attention.rotate(x, cos, sin), normal(1, 3, 2, 4))
 
 
 def test_either_half_of_a_split_may_be_unused():

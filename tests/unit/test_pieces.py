@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffsim.errors import ModelDomainError, ScenarioError
+from ffsim.errors import ScenarioError
 from ffsim.model.parameters import (
     count_parameters,
     kv_elements_per_token,
     train_flop_per_token,
 )
-from ffsim.model.pieces import Workpiece, lower_piece
+from ffsim.model.pieces import Workpiece, lower_decoding, lower_piece
 from ffsim.model.precision import load_precision
 from ffsim.model.spec import SHELF, ModelSpec, load_any_model, load_model
 
@@ -151,9 +151,61 @@ def test_a_loaded_rank_has_more_expert_work_and_the_same_attention():
     np.testing.assert_array_equal(busy.flop[~grouped], even.flop[~grouped])
 
 
-def test_sparse_attention_is_described_but_not_costed():
-    with pytest.raises(ModelDomainError, match="sparse attention"):
-        lower_piece(load_model("deepseek-v3.2-exp"), "moe", work(expert_parallel=64))
+def test_the_weights_of_a_loaded_rank_do_not_grow_with_its_rows():
+    """4 experts of 2 x 7168 x 2048 elements here, 8,192 rows each on average, 10,240 where the load is 1.25."""
+    spec, load = load_model("deepseek-v3"), 1.25
+    o = lower_piece(spec, "moe", work(precision=FP8, expert_parallel=64, expert_load=load)).operators
+    up = [i for i, name in enumerate(o.name) if name.endswith("experts/grouped_linear") and o.n[i] == 4096]
+    forward = next(i for i in up if o.phase[i] == "F")
+    assert (o.groups[forward], o.m[forward]) == (4, 10_240)
+    assert o.read_bytes[forward] == 4 * (10_240 * 7168 + 4096 * 7168)
+    assert o.write_bytes[forward] == 4 * 10_240 * 4096 * 2
+    weight = o.family == "grouped_gemm"
+    weight &= o.phase == "W"
+    assert set(o.write_bytes[weight]) == {4 * 4096 * 7168 * 4, 4 * 7168 * 2048 * 4}
+    transposed = [o.read_bytes[i] for i, name in enumerate(o.name) if name.endswith("linear/transpose weight")]
+    assert {4 * 4096 * 7168, 4 * 7168 * 2048} <= set(transposed)
+
+
+def test_parameters_and_rotation_tables_are_not_activations():
+    """A dense Llama layer keeps what products and norms read, in BF16: nothing of one row only."""
+    s, h, ffn = 128, 4096, 11008
+    tensors = 2 * s * h  # the inputs of both norms
+    tensors += 2 * s * h  # and their outputs, inputs of wq, wk, wv and up
+    tensors += 4 * s * h  # q and k after rotation, v, attention's output (also wo's input)
+    tensors += s * 2 * ffn + s * ffn  # SwiGLU's input and output
+    assert lower_piece(load_model("llama-2-7b"), "dense", work(s)).saved_bytes == 2 * tensors
+
+
+def test_a_decoding_step_of_v3_is_multi_query_attention_over_latents():
+    """128 sequences of 4,095 cached tokens, one new token each, by hand."""
+    spec, batch, t, heads = load_model("deepseek-v3"), 128, 4096, 128
+    one = Workpiece(micro_batch=batch, sequence_length=1, precision=BF16, expert_parallel=64)
+    o = lower_decoding(spec, "dense", one, t - 1).operators
+    assert set(o.phase) == {"F"}
+    (at,) = np.flatnonzero(o.family == "attention_decode")
+    assert (o.groups[at], o.m[at], o.n[at], o.k[at]) == (batch, heads, t, 576 + 512)
+    assert o.flop[at] == 2 * batch * heads * t * (576 + 512)
+    assert o.read_bytes[at] == 2 * batch * (t * 576 + heads * 576)
+    products = 7168 * 1536 + 1536 * heads * 192 + 7168 * 576 + heads * 128 * 7168 + 3 * 7168 * 18432
+    absorbed = heads * 512 * (128 + 128)
+    assert o.flop[o.family == "gemm"].sum() == 2 * batch * (products + absorbed)
+
+
+def test_a_decoding_step_with_grouped_queries_reads_every_key_once():
+    """Llama-2 70B: 8 query heads share a key/value head."""
+    one = Workpiece(micro_batch=16, sequence_length=1, precision=BF16)
+    o = lower_decoding(load_model("llama-2-70b"), "dense", one, 1023).operators
+    (at,) = np.flatnonzero(o.family == "attention_decode")
+    assert (o.groups[at], o.m[at], o.n[at], o.k[at]) == (16 * 8, 8, 1024, 256)
+    assert o.read_bytes[at] == 2 * 16 * (2 * 1024 * 8 * 128 + 64 * 128)
+
+
+def test_a_long_chunk_behind_a_cache_is_no_decoding_kernel():
+    chunk = Workpiece(micro_batch=1, sequence_length=512, precision=BF16)
+    o = lower_decoding(load_model("llama-2-7b"), "dense", chunk, 512).operators
+    (at,) = np.flatnonzero(o.family == "attention_forward")
+    assert o.flop[at] == 2 * 2 * 4096 * (512 * 512 + 512 * 513 / 2)
 
 
 def test_a_cnn_is_no_transformer():

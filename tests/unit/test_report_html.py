@@ -93,7 +93,7 @@ def test_published_figures_are_found_however_the_files_are_named(v3):
 @pytest.mark.slow
 def test_bounds_get_a_report_without_a_timeline():
     result = run(Scenario(cluster="h800-2048", workload="deepseek-v3-pretrain", depth="bounds"))
-    assert list(all_figures(result)) == ["memory"]
+    assert list(all_figures(result)) == ["roofline", "memory"]
     text = checked(render_report(result, command="x"))
     assert "nothing was simulated" in text
     assert "How sure this is" not in text
@@ -103,7 +103,7 @@ def test_bounds_get_a_report_without_a_timeline():
 def test_figures_are_svg_in_the_colours_of_the_page(tiny, tiny_1f1b):
     for result in (tiny, tiny_1f1b):
         figures = all_figures(result)
-        assert list(figures) == ["where", "pipeline", "pair", "memory", "tornado"]
+        assert list(figures) == ["where", "pipeline", "pair", "roofline", "memory", "tornado"]
         for svg in figures.values():
             root = ET.fromstring(svg)  # noqa: S314 - our own text
             assert root.tag == "{http://www.w3.org/2000/svg}svg"
