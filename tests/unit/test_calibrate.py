@@ -108,6 +108,14 @@ def test_whole_layers_are_composed_of_their_operators(tmp_path):
     assert max(abs(each.error) for each in result.predictions) < 0.08
 
 
+def test_a_composed_row_that_cannot_be_is_left_out_unless_most_are(tmp_path):
+    short = "layer,odd,compiled,1,4096,gqa,4096,32,32,11008,2.8,8.8\n"
+    result = calibrate(written(tmp_path, LAYERS + short), "h200")
+    assert len(result.predictions) == 6
+    assert list(result.skipped.values()) == [2]
+    assert "less than the" in refused(tmp_path, LAYERS.splitlines()[0] + "\n" + short)
+
+
 def test_a_profile_fitted_to_slower_kernels_meets_them_on_rows_left_out(tmp_path):
     rows = measured("h100-sxm").select(family="gemm", dtype="bf16", library="torch_flow")
     path = tmp_path / "mine.csv"
