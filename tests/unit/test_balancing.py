@@ -87,12 +87,14 @@ def test_the_bias_evens_loads_out_down_to_their_scatter(by_bias):
     assert uneven[-20:].mean() < SCATTER == pytest.approx(1.265, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_so_does_the_auxiliary_loss(by_loss):
     uneven = by_loss.max_over_mean[:, 0]
     assert uneven[0] > 2.5
     assert uneven[-20:].mean() < SCATTER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.3, 1.0])
 def test_the_auxiliary_loss_on_a_softmax_gate_with_groups(rate):
     uneven = balanced(SOFTMAX, "auxiliary loss", rate).max_over_mean[:, 0]

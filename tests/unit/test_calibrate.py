@@ -116,6 +116,7 @@ def test_a_composed_row_that_cannot_be_is_left_out_unless_most_are(tmp_path):
     assert "less than the" in refused(tmp_path, LAYERS.splitlines()[0] + "\n" + short)
 
 
+@pytest.mark.slow
 def test_a_profile_fitted_to_slower_kernels_meets_them_on_rows_left_out(tmp_path):
     rows = measured("h100-sxm").select(family="gemm", dtype="bf16", library="torch_flow")
     path = tmp_path / "mine.csv"

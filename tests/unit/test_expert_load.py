@@ -100,6 +100,7 @@ def test_the_fullest_receivers_get_their_share_and_no_byte_is_lost():
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_balanced_loads_are_an_assumed_load_of_one():
     stated = simulated("expert_loads.zipf=0")
     assumed = simulated("assumptions.expert_load={value: 1, source: {ref: test, kind: derived}}")
@@ -107,6 +108,7 @@ def test_balanced_loads_are_an_assumed_load_of_one():
         assert stated.headline[name] == pytest.approx(assumed.headline[name], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_skew_slows_the_step_and_placement_wins_part_of_it_back():
     even, skewed, packed, copied = (
         simulated("expert_loads.zipf=0"),
@@ -125,6 +127,7 @@ def test_skew_slows_the_step_and_placement_wins_part_of_it_back():
         assert bounds.lower < result.step.step_s < bounds.upper
 
 
+@pytest.mark.slow
 def test_products_of_the_experts_grow_with_the_busiest_rank_and_shrink_with_copies():
     even, skewed, copied = (
         simulated(*overrides, depth="bounds").step.prepared.pieces.lowered["moe"].operators
@@ -140,6 +143,7 @@ def test_products_of_the_experts_grow_with_the_busiest_rank_and_shrink_with_copi
     np.testing.assert_allclose(copied.m[grouped], even.m[grouped] / 1.5, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_assumption_no_longer_matters_where_loads_are_stated(tiny):
     stated = simulated("expert_loads.zipf=0.3")
     assert "assumptions.expert_load" in {row.name for row in tiny.doubt.sensitivities}
@@ -170,6 +174,7 @@ def write(path, loads, layers):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_loads_is_simulated_as_those_loads(tmp_path):
     drawn = simulated("expert_loads.zipf=0.8", depth="bounds")
     loads = drawn.step.prepared.inputs.expert_tokens.loads

@@ -171,6 +171,7 @@ def sum_errors(k, interval, wide=False):
     return np.array([np.sqrt(np.mean(error**2)), error.max()]) / np.sqrt(np.mean(exact**2))
 
 
+@pytest.mark.slow
 def test_with_promotion_the_sum_is_as_good_at_any_length():
     for k in (128, 1000, 4096, 16384):
         assert sum_errors(k, 128)[0] == pytest.approx(1.3e-4, rel=0.15)
@@ -236,6 +237,7 @@ def test_the_linear_maps_of_v3_are_read_from_its_spec():
     assert shapes["down"] == (7168, 18432)
 
 
+@pytest.mark.slow
 def test_the_error_table_of_v3():
     rows = fp8.error_table(load_model("deepseek-v3"), np.random.default_rng(0), tokens=1024, sample=(2, 128))
     table = {(row.name, row.arithmetic): row for row in rows}
