@@ -71,7 +71,7 @@ def _fitted(name: str, others: dict[str, OperatorProfile]) -> OperatorProfile:
     )
     table = measured(name)
     for _, dtype, rows in kinds(table.operators):
-        own = _worth_fitting(table.take(rows))
+        own = worth_fitting(table.take(rows))
         where = machine(gpu, dtype, Conditions())
         known = tuple(_libraries(own, profile, where, others))
         if known:
@@ -88,7 +88,7 @@ def _fitted(name: str, others: dict[str, OperatorProfile]) -> OperatorProfile:
     return replace(profile, kernels=profile.kernels + seen)
 
 
-def _worth_fitting(rows: Measured) -> Measured:
+def worth_fitting(rows: Measured) -> Measured:
     """Without copies that never leave the L2 cache."""
     streams = rows.operators.family[0] == "elementwise"
     return rows.take(rows.operators.total_bytes > L2_BYTES) if streams else rows
@@ -98,7 +98,7 @@ def _libraries(
     rows: Measured, profile: OperatorProfile, where: Machine, others: dict[str, OperatorProfile]
 ) -> Iterator[Kernel]:
     """The kernels of every library that timed a family alone, the preferred first."""
-    alone = _undisturbed(rows)
+    alone = undisturbed(rows)
     names = {alone.contexts[number].library for number in alone.context}
     known: list[Kernel] = []
     for library in sorted(names, key=lambda name: (_rank(name), name)):
@@ -108,7 +108,7 @@ def _libraries(
         yield kernel
 
 
-def _undisturbed(rows: Measured) -> Measured:
+def undisturbed(rows: Measured) -> Measured:
     """Calls alone on the GPU; attention is not slowed by communication beside it beyond the SMs it loses."""
     return rows if str(rows.operators.family[0]).startswith("attention") else rows.select(beside=False)
 
@@ -152,7 +152,7 @@ def _with_held_out(
     kernels: tuple[Kernel, ...], rows: Measured, profile: OperatorProfile, where: Machine
 ) -> Iterator[Kernel]:
     """The kernels with their errors on rows left out."""
-    alone = _undisturbed(rows)
+    alone = undisturbed(rows)
     if len(np.unique(folds(alone))) == 1:  # one shape: nothing to tell it from
         yield from kernels
         return

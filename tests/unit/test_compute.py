@@ -14,8 +14,8 @@ from ffsim.compute.interpolation import Residuals
 from ffsim.compute.measured import measured
 from ffsim.compute.models import Machine, attention_s, decoding_s, gemm_s
 from ffsim.compute.profile import SHELF
-from ffsim.compute.shipped import PARTS
-from ffsim.compute.timing import machine
+from ffsim.compute.shipped import PARTS, undisturbed, worth_fitting
+from ffsim.compute.timing import machine, modelled_calls_s
 from ffsim.compute.work import Heads, attention, decode, product
 from ffsim.errors import ModelDomainError
 from ffsim.hardware import Gpu, load_part
@@ -93,6 +93,21 @@ def test_every_profile_states_how_well_it_fits(name):
     own = [kernel.fit for kernel in profile.kernels if kernel.fit.held_out_median is not None]
     assert own
     assert max(fit.held_out_median for fit in own) < 0.2
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_profiles_models_and_tables_belong_together(name):
+    """The errors that a profile records are those of today's models on today's tables, or it was not written anew."""
+    profile, gpu = load_profile(name), load_part(Gpu, PARTS[name])
+    own = [kernel for kernel in profile.kernels if kernel.fit.source.ref.startswith(f"measured/{name}.csv")]
+    assert len(own) > 5
+    for kernel in own:
+        rows = undisturbed(
+            worth_fitting(measured(name).select(family=kernel.family, dtype=kernel.dtype, library=kernel.library))
+        )
+        where = machine(gpu, kernel.dtype, Conditions())
+        errors = Errors.of(modelled_calls_s(rows, replace(profile, kernels=(kernel,)), where)[0], rows.seconds)
+        assert (errors.rows, errors.median) == (kernel.fit.rows, pytest.approx(kernel.fit.median_error, abs=1e-3))
 
 
 # Rows left out of both fit and interpolation, in five folds (`python -m ffsim.compute.shipped` writes them), pooled
