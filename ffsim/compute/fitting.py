@@ -106,9 +106,6 @@ class Options:
     issue: float = 0.0
 
 
-PLAIN = Options()
-
-
 def fit_kernel(
     rows: Measured,
     options: Options,

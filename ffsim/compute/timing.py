@@ -42,12 +42,10 @@ class Conditions:
     Attributes:
         sms_for_communication: SMs that communication kernels occupy.
         beside_communication: whether communication is running meanwhile, which slows kernels beyond the lost SMs.
-        library: whose kernels; empty for the profile's preference.
     """
 
     sms_for_communication: int = 0
     beside_communication: bool = False
-    library: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
         operators: the table.
         gpu: peak rates, memory bandwidth, SMs.
         profile: calibrated parameters of that GPU.
-        conditions: SMs in use, whether communication runs beside, whose kernels.
+        conditions: SMs in use and whether communication runs beside.
 
     Returns:
         ``[n_ops]`` seconds and basis: the calibrated model, corrected by what it misses at measured shapes nearby.
@@ -77,7 +75,7 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
     basis = np.full(len(operators), EXTRAPOLATED, dtype=np.int8)
     for family, dtype, rows in kinds(operators):
         where = machine(gpu, dtype, conditions)
-        kernel = find_kernel(profile, family, dtype, conditions.library)
+        kernel = find_kernel(profile, family, dtype)
         part = operators.take(rows)
         modelled = model_s(kernel, part, where, profile, conditions.beside_communication)
         seconds[rows], basis[rows] = modelled, EXTRAPOLATED
@@ -87,7 +85,12 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
             seconds[rows] *= np.exp(correction)
         else:
             basis[rows] = INTERPOLATED
-    return Times(seconds * (gpu.kernel_time.value if gpu.kernel_time else 1.0), basis)
+    return Times(seconds * _borrowed(gpu), basis)
+
+
+def _borrowed(gpu: Gpu) -> float:
+    """Factor on the times of a GPU whose profile was measured on another."""
+    return gpu.kernel_time.value if gpu.kernel_time else 1.0
 
 
 def kinds(operators: Operators) -> Iterator[tuple[Family, Dtype, np.ndarray[Any, Any]]]:
@@ -214,7 +217,8 @@ def time_calls(rows: Measured, gpu: Gpu, profile: OperatorProfile) -> CallTimes:
     for family, dtype, index in kinds(rows.operators):
         part, where = rows.take(index), machine(gpu, dtype, Conditions())
         known = residuals(profile, where, family, dtype) if family in AXES else {}
-        times.seconds[index], times.telling[index] = modelled_calls_s(part, profile, where, known)
+        seconds, times.telling[index] = modelled_calls_s(part, profile, where, known)
+        times.seconds[index] = seconds * _borrowed(gpu)
         times.basis[index] = _call_basis(part, known)
     return times
 

@@ -19,7 +19,6 @@ from ffsim.config import (
     Shelf,
     Time,
     Tokens,
-    load,
     spec,
 )
 from ffsim.model.lowering import Recompute
@@ -148,8 +147,3 @@ def _installed() -> Path:
 
 SHELF = Shelf("workload", "workloads", _installed())
 ASSUMPTIONS = Shelf("assumptions", "assumptions", Path(__file__).parent / "data")
-
-
-def default_assumptions() -> Assumptions:
-    """The shipped assumptions."""
-    return load(ASSUMPTIONS, "assumptions", Assumptions)

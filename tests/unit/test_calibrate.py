@@ -88,6 +88,17 @@ def test_what_cannot_be_read_is_said(tmp_path, text, said):
     assert said in refused(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("rank", "values", "said"), [("abc", 128, "'abc' is not a number"), (0, 256, "wider than keys")]
+)
+def test_a_wrong_latent_layer_is_named_with_its_line(tmp_path, rank, values, said):
+    columns = "op,layer,batch,seq,attention,hidden,heads,q_lora_rank,kv_lora_rank,qk_nope_dim,qk_rope_dim,v_head_dim"
+    row = f"layer,x,1,4096,mla,2048,16,{rank},512,128,64,{values},10944,2000"
+    message = refused(tmp_path, f"{columns},dense_ffn,fwd_us\n{row}\n")
+    assert ":2: " in message
+    assert said in message
+
+
 def test_no_such_file_and_no_such_gpu(tmp_path):
     with pytest.raises(ScenarioError, match="cannot be read"):
         calibrate(tmp_path / "absent.csv", "h200")

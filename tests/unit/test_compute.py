@@ -110,6 +110,15 @@ def test_profiles_models_and_tables_belong_together(name):
         assert (errors.rows, errors.median) == (kernel.fit.rows, pytest.approx(kernel.fit.median_error, abs=1e-3))
 
 
+def test_measured_products_move_the_same_bytes_as_derived_ones(v3_layer):
+    operators, _ = v3_layer
+    rows = np.flatnonzero((operators.family == "gemm") & (operators.dtype != "bf16"))
+    assert len(rows) > 15
+    for i in rows:
+        same = product(*(int(getattr(operators, axis)[i]) for axis in "mnk"), str(operators.dtype[i]))
+        assert (same.flop, same.read_bytes + same.write_bytes) == (operators.flop[i], operators.total_bytes[i])
+
+
 # Rows left out of both fit and interpolation, in five folds (`python -m ffsim.compute.shipped` writes them), pooled
 # over GPUs and libraries: median and P90 that the project asks for.
 TARGETS = {
