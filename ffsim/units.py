@@ -165,6 +165,12 @@ TOKENS = Unit(
     {"token": 1.0, "ktoken": 1e3, "Mtoken": 1e6, "Gtoken": 1e9, "Ttoken": 1e12},
     ("token", "ktoken", "Mtoken", "Gtoken", "Ttoken"),
 )
+IO_RATE = Unit(
+    "request rate",
+    "IO/s",
+    {"IO/s": 1.0, "kIO/s": 1e3, "MIO/s": 1e6, "GIO/s": 1e9},
+    ("IO/s", "kIO/s", "MIO/s", "GIO/s"),
+)
 GPU_HOURS = Unit(
     "GPU time",
     "GPU-hour",

@@ -18,6 +18,7 @@ from ffsim.config.figures import (
     FlopRate,
     GpuHourPrice,
     GpuHours,
+    IoRate,
     Money,
     Natural,
     PositiveShare,
@@ -32,12 +33,14 @@ from ffsim.config.figures import (
     spec,
 )
 from ffsim.config.files import Override, Shelf, expect_kind, load, load_document
+from ffsim.config.ranges import Counts, Sizes
 
 __all__ = [
     "Amount",
     "Bandwidth",
     "Bytes",
     "Count",
+    "Counts",
     "Document",
     "ElementBytes",
     "EnergyPrice",
@@ -47,6 +50,7 @@ __all__ = [
     "FlopRate",
     "GpuHourPrice",
     "GpuHours",
+    "IoRate",
     "Mark",
     "Money",
     "Natural",
@@ -57,6 +61,7 @@ __all__ = [
     "Ratio",
     "Share",
     "Shelf",
+    "Sizes",
     "Source",
     "TaggedBy",
     "Time",

@@ -282,14 +282,17 @@ def nest(document: Document, key: str) -> Document:
 
 
 def merge(base: Document, child: Document) -> Document:
-    """Lay a child document over its base: mappings merge key by key, everything else is replaced whole."""
+    """Lay a child document over its base: mappings merge key by key, everything else is replaced whole.
+
+    So are mappings of another ``kind``: keys of a two-level fabric mean nothing to a dragonfly.
+    """
     merged = Document(child.file, problems=[*base.problems, *child.problems])
     merged.data = _merge(merged, base, child, base.data, child.data, ())
     return merged
 
 
 def _merge(out: Document, base: Document, child: Document, low: Any, high: Any, path: Path_) -> Any:
-    if not (isinstance(low, dict) and isinstance(high, dict)):
+    if not (isinstance(low, dict) and isinstance(high, dict)) or _of_another_kind(low, high, path):
         _copy_marks(out, child, path)
         return high
     out.values[path] = child.place(path)
@@ -305,6 +308,12 @@ def _merge(out: Document, base: Document, child: Document, low: Any, high: Any, 
             _copy_marks(out, owner, here)
             result[key] = high[key] if key in high else low[key]
     return result
+
+
+def _of_another_kind(low: dict[str, Any], high: dict[str, Any], path: Path_) -> bool:
+    """Whether a part within a file is told by its ``kind`` to be another thing; that of a source is no such."""
+    within = bool(path) and path[-1] != "source"
+    return within and "kind" in low and "kind" in high and low["kind"] != high["kind"]
 
 
 def _copy_marks(out: Document, owner: Document, path: Path_) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 
 from ffsim.config import Bandwidth, Bytes, Figure, Override, Shelf, TaggedBy, load, spec
-from ffsim.config.document import parse_document
+from ffsim.config.document import merge, parse_document
 from ffsim.errors import ScenarioError
 from ffsim.units import BYTES
 
@@ -176,6 +176,15 @@ def test_a_base_is_inherited_key_by_key_and_its_places_are_kept(shelf):
     Path("installed/bad.yaml").write_text(GOOD.replace("count: 4", "count: many"))
     lines = complaints(shelf, "base: bad\nname: variant\n")
     assert any("installed/bad.yaml:2:8: count: expected a whole number" in line for line in lines), lines
+
+
+def test_a_part_of_another_kind_replaces_that_of_the_base():
+    base = parse_document("fabric: {kind: planes, planes: 8}\nsource: {kind: measured, ref: a}\n", "base.yaml")
+    child = parse_document("fabric: {kind: dragonfly, groups: 3}\nsource: {kind: assumed}\n", "child.yaml")
+    merged = merge(base, child)
+    assert merged.data["fabric"] == {"kind": "dragonfly", "groups": 3}
+    assert merged.data["source"] == {"kind": "assumed", "ref": "a"}  # of a source it is an attribute
+    assert merged.place(("fabric", "groups")).file == "child.yaml"
 
 
 def test_a_circle_of_bases_is_cut(shelf):
