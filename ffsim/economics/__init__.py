@@ -1,5 +1,6 @@
 """Money and energy: what a run costs, at dated prices with ranges."""
 
 from ffsim.economics.bill import Bill, Line, bill
+from ffsim.economics.network import NetworkCost, network_cost
 
-__all__ = ["Bill", "Line", "bill"]
+__all__ = ["Bill", "Line", "NetworkCost", "bill", "network_cost"]

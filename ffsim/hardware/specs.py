@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ffsim.config import Bandwidth, Bytes, Count, Factor, Figure, FlopRate, PositiveShare, Power, Time, spec
+from ffsim.config import (
+    Bandwidth,
+    Bytes,
+    Count,
+    Factor,
+    Figure,
+    FlopRate,
+    IoRate,
+    Money,
+    PositiveShare,
+    Power,
+    Time,
+    spec,
+)
 
 
 @spec
@@ -13,6 +26,7 @@ class Gpu:
 
     Attributes:
         profile: name of its calibrated operator parameters.
+        nccl: name of the figures of NCCL over its NVSwitch, none for a card without one.
         sms: streaming multiprocessors.
         peak: dense tensor-core rate by number format (``bf16``, ``fp8``, ``tf32``). [FLOP/s]
         memory, memory_bandwidth: device memory. [bytes, bytes/s]
@@ -27,6 +41,7 @@ class Gpu:
     kind: Literal["gpu"]
     title: str
     profile: str
+    nccl: str | None = None
     sms: Figure[Count]
     peak: dict[str, Figure[FlopRate]]
     memory: Figure[Bytes]
@@ -50,7 +65,11 @@ class Cpu:
     Attributes:
         memory_bandwidth: theoretical rate of one socket. [bytes/s]
         memory_usable: practical rate of one socket. [bytes/s]
-        root_port: what one PCIe root port can pass to the CPU's fabric. [bytes/s]
+        root_port: what one PCIe root port passes to the CPU's fabric, per direction. [bytes/s]
+        root_port_both: what it passes in both directions together while both are in use; as one if left out. [bytes/s]
+        socket_link: what passes between two sockets, per direction. [bytes/s]
+        peer_to_peer: what passes between the GPUs and a NIC without a stop in host memory, per direction; without limit
+            if left out. [bytes/s]
     """
 
     kind: Literal["cpu"]
@@ -60,6 +79,9 @@ class Cpu:
     memory_bandwidth: Figure[Bandwidth]
     memory_usable: Figure[Bandwidth] | None = None
     root_port: Figure[Bandwidth] | None = None
+    root_port_both: Figure[Bandwidth] | None = None
+    socket_link: Figure[Bandwidth] | None = None
+    peer_to_peer: Figure[Bandwidth] | None = None
 
 
 @spec
@@ -88,6 +110,8 @@ class Switch:
         ports: ports at the full rate.
         bandwidth: rate of one port, per direction. [bytes/s]
         latency: one hop, cable included. [s]
+        price: of the switch alone. [USD]
+        link_price: of a cable between two switches, with its transceivers. [USD]
     """
 
     kind: Literal["switch"]
@@ -96,14 +120,26 @@ class Switch:
     bandwidth: Figure[Bandwidth]
     latency: Figure[Time]
     power: Figure[Power]
+    price: Figure[Money] | None = None
+    link_price: Figure[Money] | None = None
 
 
 @spec
 class Ssd:
-    """A flash drive; rates are per drive, in bytes and bytes/s."""
+    """A flash drive; rates are per drive.
+
+    Attributes:
+        capacity: [bytes]
+        host_link: PCIe rate per direction. [bytes/s]
+        read: rate of large reads. [bytes/s]
+        read_io_rate: most reads it takes, however small. [IO/s]
+        read_latency: of one read on an idle drive until its first byte. [s]
+    """
 
     kind: Literal["ssd"]
     title: str
     capacity: Figure[Bytes]
     host_link: Figure[Bandwidth]
     read: Figure[Bandwidth]
+    read_io_rate: Figure[IoRate]
+    read_latency: Figure[Time]

@@ -5,29 +5,55 @@ It knows nothing of time or of models: how long a flow takes is the engine's bus
 
 from ffsim.topology.arrays import LinkKind, VertexKind
 from ffsim.topology.cluster import SHELF, Cluster, load_cluster
-from ffsim.topology.placement import Placement, place_contiguously
-from ffsim.topology.routing import Routes
-from ffsim.topology.spec import (
-    ClusterSpec,
-    NodeSpec,
-    PublishedCount,
-    StorageSpec,
+from ffsim.topology.fabric_spec import (
+    DragonflySpec,
+    FabricOfSwitches,
+    FabricSpec,
+    GraphSpec,
+    RailOptimizedSpec,
+    SlimFlySpec,
     ThreeLevelSpec,
     TwoLevelSpec,
     TwoZoneSpec,
 )
-from ffsim.topology.topology import Counts, Topology, build_topology
+from ffsim.topology.full_networks import NetworkCounts, full_network
+from ffsim.topology.placement import SPREADINGS, Placement, Spreading, node_zones, place_contiguously, place_groups
+from ffsim.topology.routing import Routes
+from ffsim.topology.spec import (
+    TRAFFIC_CLASSES,
+    ClusterSpec,
+    FaultSpec,
+    LaneSpec,
+    NodeSpec,
+    PublishedCount,
+    RoutingRule,
+    StorageSpec,
+)
+from ffsim.topology.topology import Counts, Topology, build_topology, topology_from_graph
 
 __all__ = [
     "SHELF",
+    "SPREADINGS",
+    "TRAFFIC_CLASSES",
     "Cluster",
     "ClusterSpec",
     "Counts",
+    "DragonflySpec",
+    "FabricOfSwitches",
+    "FabricSpec",
+    "FaultSpec",
+    "GraphSpec",
+    "LaneSpec",
     "LinkKind",
+    "NetworkCounts",
     "NodeSpec",
     "Placement",
     "PublishedCount",
+    "RailOptimizedSpec",
     "Routes",
+    "RoutingRule",
+    "SlimFlySpec",
+    "Spreading",
     "StorageSpec",
     "ThreeLevelSpec",
     "Topology",
@@ -35,6 +61,10 @@ __all__ = [
     "TwoZoneSpec",
     "VertexKind",
     "build_topology",
+    "full_network",
     "load_cluster",
+    "node_zones",
     "place_contiguously",
+    "place_groups",
+    "topology_from_graph",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,15 @@ Kinds = NDArray[np.uint8]
 Bools = NDArray[np.bool_]
 
 NO_LINK = -1
+Index = TypeVar("Index", bound=np.signedinteger[Any])
 
 
 class VertexKind(IntEnum):
-    """What stands at a vertex. A ``HUB`` is the NVSwitch of a node that has one, else its host (CPUs and PCIe)."""
+    """What stands at a vertex.
+
+    A ``HUB`` is the NVSwitch of a node that has one, else its host: of two sockets the one that has the first NIC; the
+    other is a ``SOCKET``. A ``ROOT_PORT`` is one that several GPUs share; one of a single device is part of its link.
+    """
 
     GPU = 0
     HUB = 1
@@ -28,13 +34,19 @@ class VertexKind(IntEnum):
     SPINE = 5
     CORE = 6
     INTERZONE = 7
+    SOCKET = 8
+    ROOT_PORT = 9
 
 
 class LinkKind(IntEnum):
     """What a link is made of.
 
     ``SCALE_UP`` is NVLink to the NVSwitch, ``BRIDGE`` NVLink from GPU to GPU, ``PCIE`` joins GPU and host, ``NIC_PCIE``
-    GPU or host and NIC, ``ACCESS`` NIC and leaf.
+    GPU or host and NIC, ``ACCESS`` NIC and leaf. ``LOCAL`` joins switches of one group, or of a fabric without levels,
+    ``GLOBAL`` switches of different groups. ``ROOT_PORT`` joins a shared root port and its socket, ``SOCKETS`` the two
+    sockets of a node. The last three are no cables but media, limits that flows meet at one vertex: ``ROOT_PORT_BUS``
+    is a shared root port, both directions together, ``MEMORY`` a socket's memory with reads and writes together,
+    ``PEER_TO_PEER`` what passes between GPUs and a NIC without a stop in memory, each direction by itself.
     """
 
     SCALE_UP = 0
@@ -45,6 +57,13 @@ class LinkKind(IntEnum):
     LEAF_SPINE = 5
     SPINE_CORE = 6
     INTERZONE = 7
+    LOCAL = 8
+    GLOBAL = 9
+    ROOT_PORT = 10
+    SOCKETS = 11
+    ROOT_PORT_BUS = 12
+    MEMORY = 13
+    PEER_TO_PEER = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +137,25 @@ def kinds(*blocks: tuple[VertexKind, int]) -> Kinds:
     return np.repeat(np.array([kind for kind, _ in blocks], dtype=np.uint8), [count for _, count in blocks])
 
 
-def packed(links: Ints) -> Ints:
+def packed(links: NDArray[Index]) -> NDArray[Index]:
     """Move the links of each row to the front, keeping their order, and drop the columns nobody needs.
 
     >>> packed(np.array([[-1, 4, -1, 6], [3, -1, -1, -1]])).tolist()
     [[4, 6], [3, -1]]
     """
-    order = np.argsort(links == NO_LINK, axis=1, kind="stable")
-    width = int((links != NO_LINK).sum(axis=1).max(initial=0))
-    return np.take_along_axis(links, order, axis=1)[:, :width]
+    used = links != NO_LINK
+    hops = hop_counts(links)
+    result = np.full((len(links), int(hops.max(initial=0))), NO_LINK, dtype=links.dtype)
+    result[count_up(result.shape[1]) < hops[:, None]] = links[used]
+    return result
+
+
+def hop_counts(links: NDArray[Index]) -> Ints:
+    """Links of each row.
+
+    >>> hop_counts(np.array([[-1, 4, -1, 6], [3, -1, -1, -1]])).tolist()
+    [2, 1]
+    """
+    used = (links != NO_LINK).view(np.uint8)
+    counts: Ints = np.einsum("ij->i", used, dtype=np.int64)  # several times as fast as a sum along short rows
+    return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ import ffsim
 from ffsim.config import Document, Override, Shelf, build, expect_kind, load_document
 from ffsim.errors import ScenarioError
 from ffsim.hardware import Cpu, Gpu, Nic, Ssd, Switch, load_part
+from ffsim.topology.fabric_spec import GraphSpec
+from ffsim.topology.graph_file import SwitchGraph, check_graph, read_graph
+from ffsim.topology.host import missing_figures
 from ffsim.topology.spec import ClusterSpec
 
 
@@ -30,7 +34,8 @@ class Cluster:
 
     Attributes:
         name: of the file, without folder and suffix.
-        switch: the switch that the whole fabric is made of.
+        switch: the switch that the whole fabric is made of; none for a graph that names none.
+        graph: the graph that the fabric is, where it is a user's own.
         storage_nic, storage_cpu, storage_ssd: parts of a storage node, where there are any.
     """
 
@@ -38,7 +43,8 @@ class Cluster:
     spec: ClusterSpec
     gpu: Gpu
     nic: Nic
-    switch: Switch
+    switch: Switch | None
+    graph: SwitchGraph | None = None
     cpu: Cpu | None = None
     storage_nic: Nic | None = None
     storage_cpu: Cpu | None = None
@@ -77,7 +83,8 @@ class Cluster:
 
     def port_bytes_per_s(self, nic: Nic) -> float:
         """Usable rate, per direction, of a NIC on a port of the fabric."""
-        return min(nic.bandwidth.value, self.switch.bandwidth.value) * nic.usable_share.value
+        port = math.inf if self.switch is None else self.switch.bandwidth.value
+        return min(nic.bandwidth.value, port) * nic.usable_share.value
 
 
 def load_cluster(name: str, overrides: Sequence[Override] = ()) -> Cluster:
@@ -127,8 +134,27 @@ def _find_parts(document: Document, spec: ClusterSpec) -> dict[str, Any]:
                     document.report(path, problem.what, problem.fix)
     if "gpu" in parts and spec.nodes.interconnect != "pcie" and not _has_nvlink(parts["gpu"]):
         document.report(("nodes", "interconnect"), f"{parts['gpu'].title} has no NVLink", "use `pcie`")
+    if isinstance(spec.fabric, GraphSpec):
+        parts["graph"] = _find_graph(document, spec, parts.setdefault("switch", None))
+    if "cpu" in parts and (missing := missing_figures(spec.nodes, parts["cpu"])):
+        what = f"{parts['cpu'].title} does not state {', '.join(missing)}"
+        document.report(("nodes", "host"), what, "add them to its file, or leave host out")
     document.raise_problems()
     return parts
+
+
+def _find_graph(document: Document, spec: ClusterSpec, switch: Switch | None) -> SwitchGraph | None:
+    """Read and check the graph that the file names; nothing where there are problems, which are noted."""
+    assert isinstance(spec.fabric, GraphSpec)
+    near = Path(document.place(("fabric", "file")).file).parent
+    beside = near / spec.fabric.file
+    path = beside if beside.exists() else Path(spec.fabric.file)
+    try:
+        ports = None if switch is None else switch.ports.value
+        return check_graph(read_graph(path), str(path), spec.nodes, spec.storage, ports)
+    except ScenarioError as error:
+        document.problems += error.problems
+        return None
 
 
 def _has_nvlink(gpu: Gpu) -> bool:

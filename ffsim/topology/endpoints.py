@@ -9,6 +9,7 @@ import numpy as np
 from ffsim.hardware import Nic
 from ffsim.topology.arrays import Bools, Ints, Wire, count_up
 from ffsim.topology.cluster import Cluster
+from ffsim.topology.fabric_spec import EndpointOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +55,7 @@ def find_endpoints(cluster: Cluster) -> Endpoints:
 
 
 def _access(cluster: Cluster, nic: Nic, n: int) -> Wire:
-    latency = nic.latency.value + cluster.switch.latency.value / 2
+    latency = nic.latency.value + (0.0 if cluster.switch is None else cluster.switch.latency.value / 2)
     return Wire(bandwidth_bytes_per_s=np.full(n, cluster.port_bytes_per_s(nic)), latency_s=np.full(n, latency))
 
 
@@ -85,6 +86,26 @@ def spread(tree: Ints, group: Ints, leaves: int) -> tuple[Ints, Ints]:
     leaf = rank * leaves // ports
     slot: Ints = rank - -(-leaf * ports // leaves)
     return tree * leaves + leaf, slot
+
+
+def spread_over(switches: int, endpoints: Endpoints, order: EndpointOrder) -> tuple[Ints, Ints]:
+    """Spread all end points evenly over switches that are all alike.
+
+    Args:
+        switches: how many.
+        endpoints: what to spread.
+        order: ``by_node`` keeps the NICs of a node together; ``by_rail`` puts NIC ``i`` of as many consecutive nodes as
+            fill a switch on one.
+
+    Returns:
+        ``[n_endpoints]`` switch and ``[n_endpoints]`` place on it.
+    """
+    block = -(-len(endpoints) // switches) if order == "by_rail" else 1
+    row = np.lexsort((endpoints.node, endpoints.nic, endpoints.node // block, endpoints.storage))
+    switch, slot = np.empty_like(row), np.empty_like(row)
+    zeros = np.zeros(len(row), dtype=np.int64)
+    switch[row], slot[row] = spread(zeros, endpoints.storage[row].astype(np.int64), switches)
+    return switch, slot
 
 
 def _place(cell: Ints) -> tuple[Ints, Ints]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,8 @@ from ffsim.topology.arrays import (
 from ffsim.topology.endpoints import Endpoints
 from ffsim.topology.stage import Stage
 
+ROUNDING = 1e-9  # a ratio such as 1.1 is not exact
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -33,6 +36,7 @@ class Shape:
         leaves, spines: switches of one tree.
         ports: ports of a switch.
         spine_ports: those of a spine that face leaves.
+        most_up: cables up of a leaf, at most.
     """
 
     n_trees: int
@@ -40,6 +44,7 @@ class Shape:
     spines: int
     ports: int
     spine_ports: int
+    most_up: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +108,11 @@ class Forest:
         return float((self.down / up).max()) if up.all() else 1.0
 
     @cached_property
+    def n_ways(self) -> int:
+        """Ways between two leaves of one tree: cables up of the leaf that has most."""
+        return max(1, int(self.stage.up.max()))
+
+    @cached_property
     def cables(self) -> Cables:
         """All cables, in the order the class describes."""
         access = Cables.between(
@@ -133,14 +143,14 @@ class Forest:
         return float(np.minimum.reduce([through, *sides]).sum())
 
     def crossing(self, src_leaf: Ints, dst_leaf: Ints, key: Ints) -> Ints:
-        """Links between two leaves of one tree by D-mod-K.
+        """Links between two leaves of one tree.
 
-        The destination's key, modulo the cables that both leaves have, picks its cable and so the spine.
+        The key, modulo the cables that both leaves have, picks the destination's cable and so the spine.
 
         Args:
             src_leaf: ``[n]``.
             dst_leaf: ``[n]``, each in the tree of its source.
-            key: ``[n]``, the slot of the destination.
+            key: ``[n]``, not negative; the slot of the destination gives D-mod-K.
 
         Returns:
             ``[n, 2]`` links up and down; `NO_LINK` where both leaves are one.
@@ -169,8 +179,8 @@ def first_half(n: int) -> Bools:
 def build_forest(shape: Shape, endpoints: Endpoints, place: tuple[Ints, Ints], down: Ints, trunk: Wire) -> Forest:
     """Wire the leaves of every tree to its spines.
 
-    A leaf has as many cables up as half its ports; fewer when more than half are taken below, or when the spines have
-    no more to offer.
+    A leaf has as many cables up as the shape allows; fewer when too many ports are taken below, or when the spines
+    have no more to offer.
 
     Args:
         shape: switches.
@@ -182,7 +192,7 @@ def build_forest(shape: Shape, endpoints: Endpoints, place: tuple[Ints, Ints], d
     Raises:
         ScenarioError: more ports are needed than there are.
     """
-    most = min(shape.ports // 2, shape.spines * shape.spine_ports // shape.leaves)
+    most = min(shape.most_up, shape.spines * shape.spine_ports // shape.leaves)
     up = np.minimum(most, shape.ports - down)
     kept = 1 if shape.leaves > 1 else 0
     if int(up.min()) < kept:
@@ -195,6 +205,35 @@ def build_forest(shape: Shape, endpoints: Endpoints, place: tuple[Ints, Ints], d
     stage = Stage.deal(up.reshape(shape.n_trees, shape.leaves), shape.spines)
     leaf, slot = place
     return Forest(shape=shape, endpoints=endpoints, leaf=leaf, slot=slot, down=down, stage=stage, trunk=trunk)
+
+
+def ports_down(ports: int, oversubscription: float | None) -> int:
+    """Ports of a switch that may face down, at so many for each cable up; half of all where nothing is said.
+
+    As many as keep the ratio with the cables up, ports that are left over staying free; never less than half.
+
+    Raises:
+        ScenarioError: not one port is left to go up, or down.
+
+    >>> ports_down(64, None), ports_down(64, 4.0), ports_down(40, 1.5)
+    (32, 48, 24)
+    """
+    if ports < 2:
+        raise refusal(f"a switch of {ports} port joins nothing", "use a switch of two ports or more")
+    if oversubscription is None:
+        return ports // 2
+    up = int(ports / (1 + oversubscription) + ROUNDING)
+    if up < 1:
+        raise refusal(
+            f"at oversubscription {oversubscription:g} a switch of {ports} ports has none to go up",
+            f"use at most {ports - 1}",
+        )
+    return max(ports // 2, int(up * oversubscription + ROUNDING))
+
+
+def cables_up(ports: int, down: int, oversubscription: float | None) -> int:
+    """Cables up that so many ports down need; half of all ports where nothing is said."""
+    return ports // 2 if oversubscription is None else math.ceil(down / oversubscription - ROUNDING)
 
 
 def check_switches(leaves: int, spines: int, ports: int) -> None:

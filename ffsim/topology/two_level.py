@@ -8,8 +8,8 @@ import numpy as np
 
 from ffsim.topology.arrays import Cables, Ints, Kinds, Wire
 from ffsim.topology.endpoints import Endpoints, spread
-from ffsim.topology.forest import Forest, Shape, build_forest, check_switches, refusal
-from ffsim.topology.spec import TwoLevelSpec
+from ffsim.topology.fabric_spec import TwoLevelSpec
+from ffsim.topology.forest import Forest, Shape, build_forest, cables_up, check_switches, ports_down, refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,6 +29,11 @@ class Planes:
         return self.forest.switch_kind
 
     @property
+    def oversubscription(self) -> float:
+        """Of the worst leaf."""
+        return self.forest.oversubscription
+
+    @property
     def cables(self) -> Cables:
         """All cables."""
         return self.forest.cables
@@ -38,35 +43,46 @@ class Planes:
         """Between the halves of every plane: the first and the second half of the nodes."""
         return self.forest.bisection_bytes_per_s()
 
-    def paths(self, src: Ints, dst: Ints) -> Ints:
+    @property
+    def slot(self) -> Ints:
+        """``[n_endpoints]``: place on the leaf."""
+        return self.forest.slot
+
+    @property
+    def n_ways(self) -> int:
+        """Cables up of a leaf."""
+        return self.forest.n_ways
+
+    def paths(self, src: Ints, dst: Ints, key: Ints) -> Ints:
         """Links between end points of one plane: ``[n, 4]``, with gaps."""
         forest = self.forest
-        crossing = forest.crossing(forest.leaf[src], forest.leaf[dst], forest.slot[dst])
+        crossing = forest.crossing(forest.leaf[src], forest.leaf[dst], key)
         return np.column_stack([2 * src, crossing, 2 * dst + 1])
 
 
 def build_planes(spec: TwoLevelSpec, ports: int, endpoints: Endpoints, trunk: Wire) -> Planes:
     """Wire every plane.
 
-    Without given counts: as many leaves as hold the end points with half their ports, and as many spines as give every
-    cable up a port.
+    Without given counts: as many leaves as hold the end points with half their ports (at an oversubscription: with what
+    the cables up leave), and as many spines as give every cable up a port.
 
     Raises:
         ScenarioError: more ports are needed than there are.
     """
     plane = endpoints.nic % spec.planes
-    half = ports // 2
+    below = ports_down(ports, spec.oversubscription)
     largest = int(np.bincount(plane).max())
-    leaves = spec.leaves or -(-largest // half)
+    leaves = spec.leaves or -(-largest // below)
     if spec.leaves is None and leaves > ports:
         raise refusal(
-            f"{largest:,} end points are needed a plane; two levels of {ports}-port switches offer {ports * half:,}",
+            f"{largest:,} end points are needed a plane; two levels of {ports}-port switches offer {ports * below:,}",
             "use fewer nodes, more planes or kind three_level",
         )
-    up = min(half, ports - largest // leaves)
+    most_up = cables_up(ports, -(-largest // leaves), spec.oversubscription)
+    up = min(most_up, ports - largest // leaves)
     spines = spec.spines or (-(-leaves * up // ports) if leaves > 1 else 0)
     check_switches(leaves, spines, ports)
     leaf, slot = spread(plane, endpoints.storage.astype(np.int64), leaves)
     down = np.bincount(leaf, minlength=spec.planes * leaves)
-    shape = Shape(n_trees=spec.planes, leaves=leaves, spines=spines, ports=ports, spine_ports=ports)
+    shape = Shape(n_trees=spec.planes, leaves=leaves, spines=spines, ports=ports, spine_ports=ports, most_up=most_up)
     return Planes(forest=build_forest(shape, endpoints, (leaf, slot), down, trunk))

@@ -1,5 +1,6 @@
 """Laws that hold for every cluster, shipped or small and random."""
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffsim.errors import InfeasiblePlan
 from ffsim.topology import (
     SHELF,
+    RoutingRule,
     ThreeLevelSpec,
     TwoLevelSpec,
     TwoZoneSpec,
@@ -101,15 +104,16 @@ def random_pairs(topology, seed, n=200):
     return rng.integers(topology.n_gpus, size=(2, n))
 
 
-def assert_routes_are_simple_ways(topology, src, dst):
-    routes = topology.routes(src, dst)
+def assert_routes_are_simple_ways(topology, src, dst, rule=None):
+    routes = topology.routes(src, dst, rule)
     here = np.array(src)
     seen = [here]
     for column in routes.links.T:
         used = column >= 0
         assert (topology.src[column[used]] == here[used]).all()
         here = np.where(used, topology.dst[column], here)
-        seen.append(np.where(used, here, -1 - len(seen)))  # never equal to a vertex or to another filler
+        moves = used & (column < topology.n_cable_links)
+        seen.append(np.where(moves, here, -1 - len(seen)))  # never equal to a vertex or to another filler
     assert (here == dst).all()
     ways = np.sort(np.column_stack(seen), axis=1)
     assert (np.diff(ways, axis=1) != 0).all()
@@ -125,7 +129,62 @@ def test_routes_of_shipped_clusters_are_simple_ways(name):
 @settings(max_examples=100, deadline=None)
 def test_routes_are_simple_ways(cluster, seed):
     topology = build_topology(cluster)
-    assert_routes_are_simple_ways(topology, *random_pairs(topology, seed))
+    for kind in ("d_mod_k", "s_mod_k", "hash"):
+        assert_routes_are_simple_ways(topology, *random_pairs(topology, seed), RoutingRule(kind=kind, seed=seed))
+
+
+@given(cluster=clusters, seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_flows_of_several_ways_bring_all_their_bytes_and_the_same_ones_each_time(cluster, seed):
+    topology = build_topology(cluster)
+    src, dst = random_pairs(topology, seed, n=40)
+    sizes = np.random.default_rng(seed).uniform(1, 1000, size=len(src))
+    for rule in (RoutingRule(kind="spray"), RoutingRule(kind="hash", queue_pairs=5, seed=seed)):
+        routes = topology.routes(src, dst, rule)
+        assert (routes.weight >= 0).all()
+        assert (routes.weight <= 1 + 1e-12).all()
+        loads = topology.loads(routes, sizes)
+        n = topology.n_vertices
+        into = np.bincount(topology.dst, loads, minlength=n) + np.bincount(src, sizes, minlength=n)
+        out = np.bincount(topology.src, loads, minlength=n) + np.bincount(dst, sizes, minlength=n)
+        assert into == pytest.approx(out)
+        again = topology.routes(src, dst, rule)
+        assert (again.links == routes.links).all()
+        assert (again.weight == routes.weight).all()
+
+
+@given(cluster=clusters, seed=st.integers(0, 2**32 - 1), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_broken_cables_between_switches_carry_nothing(cluster, seed, data):
+    topology = build_topology(cluster)
+    trunks = np.flatnonzero(topology.vertex_kind[topology.src] >= VertexKind.LEAF)
+    trunks = trunks[(topology.vertex_kind[topology.dst[trunks]] >= VertexKind.LEAF)]
+    if not len(trunks):
+        return
+    dead = np.random.default_rng(seed).choice(trunks, size=data.draw(st.integers(1, 4)))
+    broken = topology.degraded(np.unique(np.append(dead, dead ^ 1)), 0)
+    src, dst = random_pairs(topology, seed, n=40)
+    for kind in ("d_mod_k", "hash", "spray"):
+        with suppress(InfeasiblePlan):  # nothing but dead cables between two of them
+            assert broken.loads(broken.routes(src, dst, RoutingRule(kind=kind)), 1.0)[dead].max() == 0
+
+
+@given(cluster=clusters, seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_keys_give_every_way_between_leaves_however_large_they_are(cluster, seed):
+    fabric = build_topology(cluster).wiring.fabric
+    rng = np.random.default_rng(seed)
+    ports = len(fabric.forest.leaf)
+    src = int(rng.integers(ports))
+    same_plane = np.flatnonzero((np.arange(ports) - src) % fabric.n_planes == 0)
+    dst = int(rng.choice(same_plane))
+    if src == dst:
+        return
+    keys = np.arange(fabric.n_ways)
+    few = np.unique(fabric.paths(np.full_like(keys, src), np.full_like(keys, dst), keys), axis=0)
+    more = rng.integers(2**62, size=500)
+    every = np.unique(fabric.paths(np.full_like(more, src), np.full_like(more, dst), more), axis=0)
+    assert {tuple(way) for way in every.tolist()} <= {tuple(way) for way in few.tolist()}
 
 
 @given(cluster=clusters.filter(lambda cluster: cluster.spec.storage), seed=st.integers(0, 2**32 - 1))
@@ -176,7 +235,7 @@ def test_a_leaf_reaches_a_destination_through_one_spine(cluster, seed):
     plane = topology.wiring.endpoints.nic % topology.wiring.fabric.n_planes
     same = plane[src] == plane[dst]
     src, dst = src[same], dst[same]
-    paths = topology.wiring.fabric.paths(src, dst)
+    paths = topology.wiring.fabric.paths(src, dst, topology.wiring.fabric.slot[dst])
     first = {}
     for leaf, destination, up, down in zip(forest.leaf[src], dst, paths[:, 1], paths[:, 2], strict=True):
         assert first.setdefault((leaf, destination), (up, down)) == (up, down)

@@ -6,13 +6,14 @@ import pytest
 
 from ffsim.topology import LinkKind, VertexKind, build_topology, load_cluster
 
-NIC, LEAF, SPINE, CORE, GPU, HUB = (
+NIC, LEAF, SPINE, CORE, GPU, HUB, SOCKET = (
     VertexKind.NIC,
     VertexKind.LEAF,
     VertexKind.SPINE,
     VertexKind.CORE,
     VertexKind.GPU,
     VertexKind.HUB,
+    VertexKind.SOCKET,
 )
 
 
@@ -24,8 +25,7 @@ def topology(name):
 def vertices(built, src, dst):
     """The vertices that one flow passes."""
     links = built.routes(src, dst).links[0]
-    links = links[links >= 0]
-    return [src, *built.dst[links].tolist()]
+    return [src, *built.dst[links[(links >= 0) & (links < built.n_cable_links)]].tolist()]
 
 
 def passed(built, src, dst):
@@ -42,8 +42,8 @@ def test_a_bridge_joins_a_pair_and_pcie_the_rest():
     built = topology("fire-flyer-2")
     assert vertices(built, 3, 2) == [3, 2]
     assert built.link_kind[built.routes(3, 2).links[0, 0]] == LinkKind.BRIDGE
-    assert passed(built, 1, 2) == [GPU, HUB, GPU]
-    assert passed(topology("fire-flyer-2-2022"), 3, 2) == [GPU, HUB, GPU]
+    assert passed(built, 1, 2) == passed(topology("fire-flyer-2-2022"), 3, 2) == [GPU, SOCKET, GPU]
+    assert passed(topology("fire-flyer-1"), 3, 2) == [GPU, HUB, GPU]
 
 
 def test_a_gpu_reaches_itself_over_nothing():
@@ -95,9 +95,9 @@ def test_gpus_that_share_a_nic_use_it_from_where_they_are():
 def test_zones_are_crossed_over_one_interzone_switch():
     built = topology("fire-flyer-2")
     kinds = [VertexKind(kind) for kind in built.vertex_kind[vertices(built, 8 * 30, 9999)]]
-    assert kinds[:3] == [GPU, HUB, NIC]
+    assert kinds[:4] == [GPU, SOCKET, HUB, NIC]
     assert kinds.count(VertexKind.INTERZONE) == 1
-    assert kinds[3:-3] == [LEAF, SPINE, LEAF, VertexKind.INTERZONE, LEAF, SPINE, LEAF]
+    assert kinds[4:-3] == [LEAF, SPINE, LEAF, VertexKind.INTERZONE, LEAF, SPINE, LEAF]
 
 
 def test_the_destination_picks_the_interzone_cable():
@@ -114,11 +114,11 @@ def test_storage_ports_and_hosts_are_ends_too():
     built = topology("fire-flyer-2")
     port = int(built.storage_endpoints[0, 0])
     assert passed(built, port, 0)[0] == VertexKind.STORAGE_NIC
-    assert passed(built, port, 0)[-3:] == [NIC, HUB, GPU]
-    assert passed(built, 0, port)[:3] == [GPU, HUB, NIC]
+    assert passed(built, port, 4)[-3:] == [NIC, HUB, GPU]
+    assert passed(built, 4, port)[:3] == [GPU, HUB, NIC]
     host = int(built.hub(0))
-    assert vertices(built, 5, host) == [5, host]
-    assert vertices(built, host, 5) == [host, 5]
+    assert vertices(built, 4, host) == [4, host]
+    assert vertices(built, host, 4) == [host, 4]
     assert passed(built, host, int(built.hub(1))) == [HUB, NIC, LEAF, NIC, HUB]
     assert built.routes(host, host).n_hops.tolist() == [0]
 
