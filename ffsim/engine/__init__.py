@@ -1,19 +1,26 @@
 """Clock, task graphs and fluid links: runs programs without knowing what a task means."""
 
-from ffsim.engine.executor import Executor, execute
+from ffsim.engine.executor import execute, task_flows
+from ffsim.engine.flows import NO_LINK, Flows, FlowTimes, joined
+from ffsim.engine.fluid import link_use, simulate_flows
 from ffsim.engine.graph import NO_LANE, Costs, Csr, TaskGraph, Timeline
 from ffsim.engine.longest_path import end_times_s
-from ffsim.engine.network import FluidNetwork, Path
+from ffsim.engine.network import FluidNetwork
 
 __all__ = [
     "NO_LANE",
+    "NO_LINK",
     "Costs",
     "Csr",
-    "Executor",
+    "FlowTimes",
+    "Flows",
     "FluidNetwork",
-    "Path",
     "TaskGraph",
     "Timeline",
     "end_times_s",
     "execute",
+    "joined",
+    "link_use",
+    "simulate_flows",
+    "task_flows",
 ]

@@ -1,125 +1,61 @@
-"""Runs task graphs on SimPy's clock; the transfers of all tasks meet on one fluid network."""
+"""Runs task graphs: every task is a flow whose latency is its time on its lane."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import cast
-
 import numpy as np
-import simpy
 
-from ffsim.engine.graph import Costs, TaskGraph, Timeline
-from ffsim.engine.network import FluidNetwork, Path
-from ffsim.errors import SimulationError
-
-
-class Executor:
-    """One task graph on a clock that other processes may share.
-
-    Args:
-        env: the clock.
-        graph: what runs.
-        costs: what it costs.
-        network: links shared with others; its own by default.
-
-    Attributes:
-        done: SimPy event that fires when the last task has ended.
-    """
-
-    def __init__(
-        self, env: simpy.Environment, graph: TaskGraph, costs: Costs, network: FluidNetwork | None = None
-    ) -> None:
-        self.done: simpy.Event = env.event()
-        self._env = env
-        self._network = network or FluidNetwork(env, costs.capacity_bytes_per_s.tolist())
-        self._slot: list[int] = graph.slot.tolist()
-        self._duration: list[float] = costs.duration_s.tolist()
-        self._path = _paths(costs, self._network)
-        self._successors = graph.successors.lists()
-        self._waiting: list[int] = np.diff(graph.predecessors.start).tolist()
-        self._start_s = [0.0] * graph.n_tasks
-        self._end_s = [0.0] * graph.n_tasks
-        self._left = graph.n_tasks
-        self._n_durations = 0
-        self._begin([task for task, count in enumerate(self._waiting) if count == 0])
-        if not self._left and not self.done.triggered:
-            self.done.succeed()
-
-    @property
-    def n_events(self) -> int:
-        """Events so far: durations, and rates given to transfers (each plans an end)."""
-        return self._n_durations + self._network.n_events
-
-    def timeline(self) -> Timeline:
-        """When every task ran.
-
-        Raises:
-            SimulationError: not all of them have.
-        """
-        if self._left:
-            raise SimulationError(f"{self._left} tasks never ran: they wait for each other in a circle")
-        return Timeline(np.array(self._start_s), np.array(self._end_s), self.n_events)
-
-    def _begin(self, ready: list[int]) -> None:
-        """Start tasks; those that take no time end at once and may make others ready."""
-        now = self._env.now
-        while ready:
-            task = ready.pop()
-            self._start_s[task] = now
-            slot = self._slot[task]
-            if self._duration[slot] > 0:
-                self._n_durations += 1
-                self._env.timeout(self._duration[slot], task).callbacks.append(self._duration_over)
-                continue
-            path = self._path[slot]
-            if path is None:
-                self._end(task, ready)
-            else:
-                self._network.start(path, partial(self._finish, task))
-
-    def _duration_over(self, timeout: simpy.Event) -> None:
-        task = cast(int, timeout.value)
-        path = self._path[self._slot[task]]
-        if path is None:
-            self._finish(task)
-        else:
-            self._network.start(path, partial(self._finish, task))
-
-    def _finish(self, task: int) -> None:
-        ready: list[int] = []
-        self._end(task, ready)
-        if ready:
-            self._begin(ready)
-
-    def _end(self, task: int, ready: list[int]) -> None:
-        self._end_s[task] = self._env.now
-        self._left -= 1
-        waiting = self._waiting
-        for successor in self._successors[task]:
-            waiting[successor] -= 1
-            if not waiting[successor]:
-                ready.append(successor)
-        if not self._left:
-            self.done.succeed()
+from ffsim.engine.flows import Flows
+from ffsim.engine.fluid import Twin, simulate_flows
+from ffsim.engine.graph import Costs, Csr, Floats, Ints, TaskGraph, Timeline
 
 
-def _paths(costs: Costs, network: FluidNetwork) -> list[Path | None]:
-    """The path of every slot that moves bytes."""
-    links, sizes, capacity = costs.link.tolist(), costs.bytes_.tolist(), network.capacity_bytes_per_s
-    shares = [1.0] * len(costs.duration_s) if costs.share is None else costs.share.tolist()
-    return [
-        Path([links[i] for i in rows], [sizes[i] for i in rows], capacity, share) if rows else None
-        for rows, share in zip(costs.moves.lists(), shares, strict=True)
-    ]
-
-
-def execute(graph: TaskGraph, costs: Costs) -> Timeline:
+def execute(graph: TaskGraph, costs: Costs, *, twin: Twin = "compiled") -> Timeline:
     """Run one task graph by itself.
 
     Raises:
         SimulationError: some tasks wait for each other in a circle.
     """
-    env = simpy.Environment()
-    executor = Executor(env, graph, costs)
-    env.run()
-    return executor.timeline()
+    times = simulate_flows(task_flows(graph, costs), costs.capacity_bytes_per_s, twin=twin)
+    return Timeline(times.start_s, times.end_s, times.n_events)
+
+
+def task_flows(graph: TaskGraph, costs: Costs) -> Flows:
+    """The tasks of a graph as flows, to run them beside others.
+
+    A task is idle for its duration and then moves its bytes; its rate is counted on the link that would bind it alone.
+    """
+    row = costs.moves.values
+    kept = costs.bytes_[row] > 0
+    slot = np.repeat(np.arange(len(costs.duration_s)), np.diff(costs.moves.start))[kept]
+    row, counts = row[kept], np.bincount(slot, minlength=len(costs.duration_s))
+    first = np.cumsum(counts) - counts
+    seconds = costs.bytes_[row] / costs.capacity_bytes_per_s[costs.link[row]]
+    size, weight = _on_binding_link(slot, seconds, costs.bytes_[row], len(counts))
+    hops = counts[graph.slot]
+    start = np.zeros(graph.n_tasks + 1, dtype=np.int64)
+    np.cumsum(hops, out=start[1:])
+    place = _positions(first[graph.slot], hops, start)
+    return Flows(
+        links=Csr(start, costs.link[row][place]),
+        size_bytes=size[graph.slot],
+        weight=weight[place],
+        latency_s=costs.duration_s[graph.slot],
+        edges=graph.all_edges,
+        share=None if costs.share is None else costs.share[graph.slot],
+    )
+
+
+def _on_binding_link(slot: Ints, seconds: Floats, bytes_: Floats, n_slots: int) -> tuple[Floats, Floats]:
+    """Bytes of every slot on its slowest link, and per row bytes over those."""
+    slowest = np.full(n_slots, -1.0)
+    np.maximum.at(slowest, slot, seconds)
+    binding = np.flatnonzero(seconds == slowest[slot])[::-1]  # the first of several stands
+    size = np.zeros(n_slots)
+    size[slot[binding]] = bytes_[binding]
+    return size, bytes_ / size[slot]
+
+
+def _positions(first: Ints, counts: Ints, start: Ints) -> Ints:
+    """``first[i], first[i] + 1, ...``, as many as ``counts[i]``, one after the other."""
+    places: Ints = np.repeat(first - start[:-1], counts) + np.arange(start[-1])
+    return places

@@ -1,182 +1,117 @@
-"""A fluid network: transfers share links at max-min fair rates on SimPy's clock.
-
-A transfer crosses several links at once and may move different amounts on each (an expert dispatch moves a token once
-over the NIC and several times over NVLink). Its rate is counted in bytes on the link that would bind it alone; on every
-other link it takes bandwidth in proportion. The rates are the unique max-min fair ones: no transfer can be made faster
-without slowing one that is no faster.
-"""
+"""Flows on SimPy's clock: the bridge by which storage, faults and jobs share links with collectives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import simpy
 
-SAME = 1 + 1e-12  # levels closer than rounding are one
-
-
-class Path:
-    """Links that a transfer crosses and how much it moves on each, worked out once for all transfers alike.
-
-    Args:
-        links: each once, at least one.
-        bytes_: moved on each of them, > 0.
-        capacity_bytes_per_s: of every link of the network.
-        share: what the transfer counts for where links are shared; 1 is one transfer.
-
-    Attributes:
-        size: bytes on the link that would bind the transfer alone, over its share.
-        weights: bytes on each link per byte of ``size``.
-        rate_alone: capacity of that link, over its share.
-    """
-
-    __slots__ = ("links", "rate_alone", "size", "weights")
-
-    def __init__(
-        self, links: Sequence[int], bytes_: Sequence[float], capacity_bytes_per_s: Sequence[float], share: float = 1.0
-    ) -> None:
-        alone = max(range(len(links)), key=lambda i: bytes_[i] / capacity_bytes_per_s[links[i]])
-        self.links = tuple(links)
-        self.size = bytes_[alone] / share
-        self.weights = tuple(b / self.size for b in bytes_)
-        self.rate_alone = capacity_bytes_per_s[links[alone]] / share
-
-
-class Transfer:
-    """One transfer under way."""
-
-    __slots__ = ("links", "on_done", "rate", "remaining", "updated_s", "version")
-
-    def __init__(self, path: Path, now_s: float, on_done: Callable[[], None]) -> None:
-        self.links = path.links
-        self.remaining = path.size
-        self.rate = 0.0
-        self.updated_s = now_s
-        self.version = 0
-        self.on_done = on_done
+from ffsim.engine.flows import Flows
+from ffsim.engine.fluid import check, load_kernel
+from ffsim.engine.graph import Floats
+from ffsim.engine.plain import CIRCLE
+from ffsim.errors import SimulationError
 
 
 class FluidNetwork:
-    """Links of given capacity and the transfers on them.
+    """Links that any process may send flows over.
+
+    The solver runs ahead to the next thing that any other process does, or to the end of a batch, whichever is first:
+    SimPy sees one event a batch, never one a flow.
 
     Args:
         env: the clock.
-        capacity_bytes_per_s: one figure per link, > 0.
+        capacity_bytes_per_s: ``[n_links]``.
+        lanes: weight of each virtual lane; see `ffsim.engine.simulate_flows`.
+
+    >>> import numpy as np
+    >>> from ffsim.engine import Csr
+    >>> env = simpy.Environment()
+    >>> network = FluidNetwork(env, np.array([10.0]))
+    >>> one = Flows(links=Csr(np.array([0, 1]), np.array([0])), size_bytes=np.array([10.0]))
+    >>> def late():
+    ...     yield env.timeout(0.5)
+    ...     yield network.send(one)
+    ...     print(env.now)
+    >>> _ = env.process(late()), network.send(one)
+    >>> env.run()
+    2.0
     """
 
-    def __init__(self, env: simpy.Environment, capacity_bytes_per_s: Sequence[float]) -> None:
-        self.capacity_bytes_per_s = list(capacity_bytes_per_s)
-        self.n_events = 0
+    def __init__(self, env: simpy.Environment, capacity_bytes_per_s: Floats, lanes: Sequence[float] = ()) -> None:
         self._env = env
-        self._on_link: list[dict[Transfer, float]] = [{} for _ in self.capacity_bytes_per_s]
-        self._changed: dict[int, None] = {}  # links whose transfers wait for new rates
+        self._kernel = load_kernel()
+        self._lanes = tuple(lanes)
+        self._state = self._kernel.empty_state(capacity_bytes_per_s, lanes)
+        self._new: list[Flows] = []
+        self._open: dict[int, simpy.Event] = {}
+        self._version = 0
 
-    def start(self, path: Path, on_done: Callable[[], None]) -> None:
-        """Begin a transfer; ``on_done`` is called when its last byte has moved."""
-        transfer = Transfer(path, self._env.now, on_done)
-        on_link, shared = self._on_link, False
-        for link, weight in zip(path.links, path.weights, strict=True):
-            users = on_link[link]
-            if users:
-                shared = True
-            users[transfer] = weight
-        if shared:
-            self._rates_later(path.links)
-        else:
-            self._set_rate(transfer, path.rate_alone)
+    @property
+    def n_events(self) -> int:
+        """Flow starts and ends so far."""
+        return int(self._state.count[self._kernel.N_EVENTS])
 
-    def _set_rate(self, transfer: Transfer, rate: float) -> None:
-        """Note progress so far, take the new rate, and plan the end."""
-        now = self._env.now
-        transfer.remaining -= transfer.rate * (now - transfer.updated_s)
-        transfer.updated_s = now
-        transfer.rate = rate
-        transfer.version += 1
-        self.n_events += 1
-        timeout = self._env.timeout(max(transfer.remaining, 0.0) / rate)
-        timeout.callbacks.append(partial(self._finish, transfer, transfer.version))
+    def send(self, flows: Flows) -> simpy.Event:
+        """Begin a batch of flows; their ``start_s`` counts from now.
 
-    def _finish(self, transfer: Transfer, version: int, _: simpy.Event) -> None:
-        if version != transfer.version:  # its rate has changed since: another end is planned
+        Returns:
+            Fires when the last of them has ended; its value is that instant. [s]
+
+        Raises:
+            ValueError: a figure is out of range.
+        """
+        check(flows, self._state.capacity, self._lanes)
+        done = self._env.event()
+        if not len(flows):
+            return done.succeed(self._env.now)
+        self._open[len(self._state.left) + len(self._new)] = done
+        self._new.append(flows)
+        self._pump_at(self._env.now)
+        return done
+
+    def set_capacity(self, link: int, bytes_per_s: float) -> None:
+        """Give a link another rate from now on: it degrades, or recovers.
+
+        Raises:
+            ValueError: no such link, or a rate that is not positive: what runs over a link that is down must be ended
+                or led elsewhere.
+        """
+        if not 0 < bytes_per_s < float("inf"):
+            raise ValueError(f"capacity of link {link}: must be finite and > 0, got {bytes_per_s:g}")
+        if not 0 <= link < len(self._state.capacity):
+            raise ValueError(f"link: 0 to {len(self._state.capacity) - 1} are there, got {link}")
+        self._advance(self._env.now)
+        self._kernel.change_capacity(self._state, link, bytes_per_s)
+        self._pump_at(self._env.now)
+
+    def _pump_at(self, time_s: float) -> None:
+        """Look at the flows again at an instant, after what else is planned for it; earlier plans are void."""
+        self._version += 1
+        self._env.timeout(max(time_s - self._env.now, 0.0)).callbacks.append(partial(self._pump, self._version))
+
+    def _pump(self, version: int, _: simpy.Event) -> None:
+        """Take in new flows, then run ahead as far as nobody else does anything."""
+        if version != self._version:
             return
-        shared = False
-        for link in transfer.links:
-            users = self._on_link[link]
-            del users[transfer]
-            if users:
-                shared = True
-        if shared:
-            self._rates_later(transfer.links)
-        transfer.on_done()
+        self._advance(self._env.now)
+        for flows in self._new:
+            self._state, first, stop = self._kernel.add_flows(self._state, flows, self._env.now)
+            self._kernel.begin(self._state, first, stop)
+        self._new.clear()
+        ahead = self._env.peek()
+        if self._kernel.run(self._state, ahead):
+            self._pump_at(self._state.clock[self._kernel.NOW])
+        elif self._state.count[self._kernel.N_HEAP]:
+            self._pump_at(ahead)
+        elif self._state.count[self._kernel.N_LEFT]:
+            raise SimulationError(f"{self._state.count[self._kernel.N_LEFT]} flows never ran: {CIRCLE}")
 
-    def _rates_later(self, links: Sequence[int]) -> None:
-        """Find new rates once everything that happens at this instant has happened."""
-        if not self._changed:
-            self._env.timeout(0).callbacks.append(self._share_changed)
-        self._changed.update(dict.fromkeys(links))
-
-    def _share_changed(self, _: simpy.Event) -> None:
-        """Give the transfers on changed links, and all connected with them, their rates."""
-        changed, self._changed = self._changed, {}
-        settled: set[int] = set()
-        for link in changed:
-            if link not in settled:
-                self._share(self._neighbours(link, settled))
-
-    def _neighbours(self, start: int, seen: set[int]) -> list[Transfer]:
-        """Every transfer connected to a link through shared links, as discovered; their links join ``seen``."""
-        found: dict[Transfer, None] = {}
-        queue = [start]
-        seen.add(start)
-        while queue:
-            for transfer in self._on_link[queue.pop()]:
-                if transfer not in found:
-                    found[transfer] = None
-                    fresh = [link for link in transfer.links if link not in seen]
-                    seen.update(fresh)
-                    queue += fresh
-        return list(found)
-
-    def _share(self, transfers: list[Transfer]) -> None:
-        """Give connected transfers their max-min fair rates by progressive filling."""
-        for transfer, rate in zip(
-            transfers, fair_rates(self._on_link, self.capacity_bytes_per_s, transfers), strict=True
-        ):
-            if rate != transfer.rate:
-                self._set_rate(transfer, rate)
-
-
-def fair_rates(on_link: Sequence[dict[Any, float]], capacity: Sequence[float], transfers: Sequence[Any]) -> list[float]:
-    """Max-min fair rates of connected transfers.
-
-    Fill all links together; those that are full first fix the rates of their transfers; repeat with the rest.
-
-    Args:
-        on_link: for every link, the transfers on it with their weights.
-        capacity: for every link. [bytes/s]
-        transfers: a connected set, each with ``links``.
-
-    Returns:
-        Rates in the order of ``transfers``. [bytes/s on the transfer's own binding link]
-    """
-    left: dict[int, float] = {}
-    for transfer in transfers:
-        for link in transfer.links:
-            left.setdefault(link, capacity[link])
-    open_weight = {link: sum(on_link[link].values()) for link in left}
-    n_open = {link: len(on_link[link]) for link in left}
-    rates: dict[Any, float] = {}
-    while len(rates) < len(transfers):
-        level = {link: max(left[link], 0.0) / open_weight[link] for link in left if n_open[link]}
-        rate = min(level.values())
-        full = [link for link, at in level.items() if at <= rate * SAME]
-        for transfer in {transfer: None for link in full for transfer in on_link[link] if transfer not in rates}:
-            rates[transfer] = rate
-            for crossed in transfer.links:
-                weight = on_link[crossed][transfer]
-                left[crossed] -= rate * weight
-                open_weight[crossed] -= weight
-                n_open[crossed] -= 1
-    return [rates[transfer] for transfer in transfers]
+    def _advance(self, now_s: float) -> None:
+        """Let everything happen that is due by now, and tell who waited for it."""
+        while self._kernel.run(self._state, now_s):
+            pass
+        self._state.clock[self._kernel.NOW] = max(self._state.clock[self._kernel.NOW], now_s)
+        for batch in [batch for batch in self._open if batch < len(self._state.left) and not self._state.left[batch]]:
+            self._open.pop(batch).succeed(now_s)
