@@ -20,9 +20,9 @@ pytestmark = pytest.mark.slow
 
 V3 = Scenario(cluster="h800-2048", workload="deepseek-v3-pretrain")
 N_TASKS = 82_177
-N_EVENTS = 110_288
+N_EVENTS = 114_225
 N_TRACE_EVENTS = 79_574
-N_UNCERTAIN_INPUTS = 21
+N_UNCERTAIN_INPUTS = 25
 
 
 @pytest.fixture(scope="module")

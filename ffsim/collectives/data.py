@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
+Detail = Literal["steps", "links", "flows"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,17 +20,19 @@ class Step:
         src, dst: ``[n_flows]`` ranks within the group.
         bytes_: ``[n_flows]``.
         repeat: how many times the step is run, one after the other.
+        exchange: whether every rank sends the same to every other.
     """
 
     src: Ints
     dst: Ints
     bytes_: Floats
     repeat: int = 1
+    exchange: bool = False
 
     @classmethod
-    def of(cls, src: Ints, dst: Ints, bytes_: float | Floats, repeat: int = 1) -> Step:
+    def of(cls, src: Ints, dst: Ints, bytes_: float | Floats, repeat: int = 1, *, exchange: bool = False) -> Step:
         """A step, with one size for all flows or one each."""
-        return cls(src, dst, np.broadcast_to(np.asarray(bytes_, dtype=float), src.shape), repeat)
+        return cls(src, dst, np.broadcast_to(np.asarray(bytes_, dtype=float), src.shape), repeat, exchange)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +70,13 @@ def check(n_ranks: int, size_bytes: float) -> None:
     """
     if n_ranks < 1 or not 0 <= size_bytes < float("inf"):
         raise ValueError(f"need n_ranks >= 1 and a finite size_bytes >= 0, got {n_ranks=}, {size_bytes=}")
+
+
+def check_nodes(n_ranks: int, ranks_per_node: int) -> None:
+    """Refuse groups that do not fill their nodes.
+
+    Raises:
+        ValueError: ``ranks_per_node`` does not divide ``n_ranks``.
+    """
+    if ranks_per_node < 1 or n_ranks % ranks_per_node:
+        raise ValueError(f"{n_ranks} ranks do not fill nodes of {ranks_per_node}")

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ffsim.collectives.data import Collective, Floats, Ints
-from ffsim.engine import NO_LANE, Costs, Csr, TaskGraph
-from ffsim.topology import LinkKind, Topology
+from ffsim.collectives.steps import step_loads
+from ffsim.topology import LinkKind, RoutingRule, Topology
 
 N_CLASSES = 2 * len(LinkKind)
 
 
 def link_class(kind: LinkKind, *, back: bool = False) -> int:
-    """Number of a class of links: a kind and a direction (out of the GPU and up, or ``back``)."""
+    """Number of a class of links (`Topology.link_class`): a kind and a direction, out of the GPU and up or ``back``."""
     return 2 * int(kind) + back
 
 
@@ -63,14 +62,14 @@ def fold(collective: Collective, topology: Topology, groups: Ints) -> Demand:
         Exact where all ranks are alike; where they are not, the busiest link of each class stands for all of it and
         ``imbalance`` says by how much that overstates the mean.
     """
-    classes = 2 * topology.link_kind.astype(np.int64) + (np.arange(topology.n_links) & 1)
+    classes = topology.link_class
     bytes_, capacity = np.zeros(N_CLASSES), np.full(N_CLASSES, np.inf)
     latency, imbalance = 0.0, 1.0
     hops = np.zeros(len(LinkKind))
     for step in collective.steps:
         routes = topology.routes(groups[:, step.src].ravel(), groups[:, step.dst].ravel())
         loads = topology.loads(routes, np.tile(step.bytes_, len(groups)))
-        seconds = loads / topology.bandwidth_bytes_per_s
+        seconds = topology.busy_s(loads)
         latency += step.repeat * float(routes.latency_s.max(initial=0.0))
         if len(routes):
             longest = routes.links[routes.latency_s.argmax()]
@@ -114,54 +113,14 @@ def member_loads(collective: Collective, topology: Topology, groups: Ints) -> tu
     return pairs // topology.n_links, pairs % topology.n_links, total
 
 
-def idle_s(collective: Collective, topology: Topology, gpus: Ints) -> float:
+def idle_s(collective: Collective, topology: Topology, gpus: Ints, rule: RoutingRule | None = None) -> float:
     """Time of a collective on an idle cluster: per step the latency and the busiest link, added up.
 
-    Domain: exact for steps of equal flows under max-min sharing, which is what every algorithm here has.
+    Domain: exact for steps of equal flows under max-min sharing, which is what every algorithm here has, as long as all
+    flows of a step have one latency; where some have less, it is above the simulated time by at most the difference.
     """
     total = 0.0
     for step in collective.steps:
-        routes = topology.routes(gpus[step.src], gpus[step.dst])
-        seconds = topology.loads(routes, step.bytes_) / topology.bandwidth_bytes_per_s
-        total += step.repeat * (float(routes.latency_s.max(initial=0.0)) + float(seconds.max(initial=0.0)))
+        loads, latency = step_loads(step, topology, gpus, rule)
+        total += step.repeat * (latency + float(topology.busy_s(loads).max(initial=0.0)))
     return total
-
-
-def expand(collective: Collective, topology: Topology, gpus: Ints) -> tuple[TaskGraph, Costs]:
-    """Every flow of a collective as a task, with a barrier after each step: what `idle_s` is checked against."""
-    slot: list[int] = []
-    edges: list[tuple[int, int]] = []
-    durations = [0.0]
-    link: list[Any] = []
-    sizes: list[Any] = []
-    rows: list[Any] = []
-    barrier = -1
-    for step in collective.steps:
-        routes = topology.routes(gpus[step.src], gpus[step.dst])
-        first_slot = len(durations)
-        durations += [float(routes.latency_s.max(initial=0.0))] * len(step.src)
-        used = routes.links >= 0
-        link.append(routes.links[used])
-        counts = used.sum(axis=1)
-        rows.append(np.repeat(np.arange(len(step.src)) + first_slot, counts))
-        sizes.append(np.repeat(step.bytes_, counts))
-        for _ in range(step.repeat):
-            first = len(slot)
-            slot += range(first_slot, first_slot + len(step.src))
-            if barrier >= 0:
-                edges += [(barrier, task) for task in range(first, len(slot))]
-            barrier = len(slot)
-            slot.append(0)
-            edges += [(task, barrier) for task in range(first, barrier)]
-    moved = np.concatenate(rows) if rows else np.array([], dtype=np.int64)
-    costs = Costs(
-        duration_s=np.array(durations),
-        link=np.concatenate(link) if link else np.array([], dtype=np.int64),
-        bytes_=np.concatenate(sizes) if sizes else np.array([]),
-        moves=Csr.of(moved, np.arange(len(moved)), len(durations)),
-        capacity_bytes_per_s=topology.bandwidth_bytes_per_s,
-    )
-    graph = TaskGraph(
-        np.full(len(slot), NO_LANE), np.array(slot, dtype=np.int64), np.array(edges, dtype=np.int64).reshape(-1, 2)
-    )
-    return graph, costs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffsim.collectives.data import Collective, Ints, Step, check
+from ffsim.collectives.data import Collective, Ints, Step, check, check_nodes
 
 
 def ring_reduce_scatter(n_ranks: int, size_bytes: float, *, ranks_per_node: int = 1) -> Collective:
@@ -57,8 +57,7 @@ def ring_all_reduce_s(size_bytes: float, n_ranks: int, bandwidth_bytes_per_s: fl
 
 def _passes(name: str, n_ranks: int, size_bytes: float, ranks_per_node: int, n_passes: int) -> Collective:
     check(n_ranks, size_bytes)
-    if ranks_per_node < 1 or n_ranks % ranks_per_node:
-        raise ValueError(f"{n_ranks} ranks do not fill nodes of {ranks_per_node}")
+    check_nodes(n_ranks, ranks_per_node)
     if n_ranks == 1:
         return Collective(name, 1, (), size_bytes)
     orders = channel_orders(n_ranks, ranks_per_node)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ffsim.compute.cells import Case
+from ffsim.compute.cells import Case, Foreign, ForeignReader
 from ffsim.compute.fitting import Errors, Options, fit_kernel, held_out, issue_s
 from ffsim.compute.measured import Measured, table
 from ffsim.compute.parquet import read_parquet
@@ -37,6 +37,7 @@ IMPOSSIBLE = 0.5  # of the time the data sheet allows: no rounding explains a sh
 KERNEL_GAP_S = 2e-6  # between kernels of one stream: 1.83 ms in 909 gaps of deepseek-ai/profile-data train.json
 CACHE_GAIN = 8.0  # of a cache's bandwidth over the memory's, generously
 UNLIKELY = 100.0  # times what is modelled, in the median: another unit
+MODELLED = "closed form"  # basis of rows that run over links
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,8 @@ def resolve_gpu(name: str) -> tuple[Gpu, tuple[str, ...]]:
     gpu = load_part(Gpu, near[-1] if near else name)
     profile = load_profile(gpu.profile).gpu
     short = profile.partition("-")[0]
-    return gpu, tuple(dict.fromkeys((wanted, profile, *near, short)))
+    joined = (f"{profile}-pairwise-nvlink",) if profile.endswith("-pcie") else ()
+    return gpu, tuple(dict.fromkeys((wanted, profile, *near, short, *joined)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,29 +153,54 @@ class Calibration:
         }
 
 
-def calibrate(path: Path, gpu_name: str) -> Calibration:
+def calibrate(path: Path, gpu_name: str, foreign: Callable[[Gpu], ForeignReader] | None = None) -> Calibration:
     """Compare a file of measured operators with the model.
 
     Args:
         path: CSV file, Parquet table or ``aiconfigurator:family/framework/version``.
         gpu_name: GPU of the catalogue.
+        foreign: makes the reader of rows that run over links; without it they are left out.
 
     Raises:
         ScenarioError: no such GPU, or everything that is wrong in the file.
     """
     gpu, names = resolve_gpu(gpu_name)
-    found = _read(path, gpu, names)
-    predictions = predict(found.cases, gpu, load_profile(gpu.profile), str(path))
+    found = _read(path, gpu, names, foreign(gpu) if foreign else None)
+    predictions = predict(found.cases, gpu, load_profile(gpu.profile), str(path)) if found.cases else []
     skipped = dict(found.skipped)
     if odd := len(found.cases) - len(predictions):
         skipped["composed of kernels and shorter than the data sheet allows, as they are read"] = odd
+    predictions += _over_links(found.foreign, gpu, str(path))
     return Calibration(gpu=gpu, file=str(path), predictions=tuple(predictions), skipped=skipped)
 
 
-def _read(path: Path, gpu: Gpu, names: Sequence[str]) -> Table:
+def _read(path: Path, gpu: Gpu, names: Sequence[str], foreign: ForeignReader | None = None) -> Table:
     if is_parquet(path):
         return read_parquet(path, gpu, names)
-    return read_measured(path, names, gpu.sms.value)
+    return read_measured(path, names, gpu.sms.value, foreign)
+
+
+def _over_links(rows: Sequence[Foreign], gpu: Gpu, where: str) -> list[Prediction]:
+    """Predictions of rows that run over links, refused where the times must be in another unit."""
+    impossible = [
+        _impossible(each.case, each.least_s, where) for each in rows if each.case.seconds < IMPOSSIBLE * each.least_s
+    ]
+    if impossible:
+        raise ScenarioError(impossible)
+    predictions = [
+        Prediction(case=each.case, family=each.case.label, seconds=each.seconds, basis=MODELLED) for each in rows
+    ]
+    _check_unit(predictions, gpu, where)
+    return predictions
+
+
+def _check_unit(predictions: Sequence[Prediction], gpu: Gpu, where: str) -> None:
+    if not predictions:
+        return
+    ratio = float(np.median([each.case.seconds / each.seconds for each in predictions]))
+    if ratio > UNLIKELY:
+        what = f"times are {ratio:.0f} times what a {gpu.title} takes, in the median"
+        raise ScenarioError(Problem(where=where, what=what, fix="give microseconds, not nanoseconds"))
 
 
 def predict(cases: Sequence[Case], gpu: Gpu, profile: OperatorProfile, where: str) -> list[Prediction]:
@@ -212,10 +239,7 @@ def predict(cases: Sequence[Case], gpu: Gpu, profile: OperatorProfile, where: st
         impossible += odd
     if impossible:
         raise ScenarioError(impossible)
-    ratio = float(np.median([each.case.seconds / each.seconds for each in predictions]))
-    if ratio > UNLIKELY:
-        what = f"times are {ratio:.0f} times what a {gpu.title} takes, in the median"
-        raise ScenarioError(Problem(where=where, what=what, fix="give microseconds, not nanoseconds"))
+    _check_unit(predictions, gpu, where)
     return predictions
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ffsim.compute.measured import Call
@@ -45,6 +45,21 @@ class Case:
     what: str
     calls: tuple[Call, ...]
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """One measured row that another part predicts.
+
+    Attributes:
+        case: the row, made of no kernel calls.
+        seconds: predicted.
+        least_s: what no machine of that data sheet can do in less.
+    """
+
+    case: Case
+    seconds: float
+    least_s: float
 
 
 @dataclass(slots=True)
@@ -105,3 +120,7 @@ def dtype_of(cells: Cells) -> Dtype:
     if name not in DTYPES:
         raise Skip(f"{cells.text('op')} in {name}")
     return DTYPES[name]
+
+
+ForeignReader = Callable[[Cells, int], Foreign | None]
+"""Cells of a row and its line to what another part makes of it; none where the cells are wrong, which they then say."""

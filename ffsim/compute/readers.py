@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ffsim.compute.cells import FALSE, Case, Cells, Skip, dtype_of
+from ffsim.compute.cells import FALSE, Case, Cells, Foreign, ForeignReader, Skip, dtype_of
 from ffsim.compute.layers import LAYER_TIMES, layer_cases
 from ffsim.compute.measured import Call, Context
 from ffsim.compute.operator_rows import READERS
@@ -24,7 +24,17 @@ OTHER_UNITS = ("s", "ms", "ns", "latency", "latency_ms", "time", "time_ms", "dur
 PACKAGED = "aiconfigurator:"  # before the name of a table that the package of that name ships
 DEFAULT_LIBRARY = "torch"  # tables of single PyTorch calls name no library
 LAYER = "layer"
-_COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send_recv", "custom_", "nccl_", "vidur_")
+_COLLECTIVES = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "broadcast",
+    "send_recv",
+    "custom_",
+    "nccl_",
+    "vidur_",
+)
 _EXCHANGES = ("deepep_", "moe_a2a_")
 
 
@@ -33,21 +43,24 @@ class Table:
     """What a file of measured operators holds.
 
     Attributes:
-        cases: rows that ffsim can predict.
+        cases: rows of kernels that run on one GPU.
         skipped: why other rows were left out, with their number.
+        foreign: rows of what runs over links, predicted by whoever knows links.
     """
 
     cases: tuple[Case, ...]
     skipped: Mapping[str, int]
+    foreign: tuple[Foreign, ...] = ()
 
 
-def read_measured(path: Path, gpus: Sequence[str], sms: int) -> Table:
+def read_measured(path: Path, gpus: Sequence[str], sms: int, foreign: ForeignReader | None = None) -> Table:
     """Read a file of measured operators.
 
     Args:
         path: CSV file.
         gpus: names of the wanted GPU; rows whose ``gpu`` column names another are left out.
         sms: SMs of the GPU, for rows that do not say how many they used.
+        foreign: reads rows of collectives and expert exchanges; without it they are left out.
 
     Raises:
         ScenarioError: the file cannot be read, or everything that is wrong in it.
@@ -60,7 +73,7 @@ def read_measured(path: Path, gpus: Sequence[str], sms: int) -> Table:
             lines = [(reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ScenarioError(Problem(where=str(path), what=f"cannot be read: {error}", fix="give a CSV file")) from None
-    return read_rows(str(path), lines, gpus, sms)
+    return read_rows(str(path), lines, gpus, sms, foreign=foreign)
 
 
 def read_rows(
@@ -69,6 +82,7 @@ def read_rows(
     gpus: Sequence[str],
     sms: int,
     left_out: Mapping[str, int] | None = None,
+    foreign: ForeignReader | None = None,
 ) -> Table:
     """Read the rows of a table of measured operators, whatever file they come from.
 
@@ -78,11 +92,13 @@ def read_rows(
         gpus: names of the wanted GPU; rows whose ``gpu`` column names another are left out.
         sms: SMs of the GPU, for rows that do not say how many they used.
         left_out: rows that did not get this far, by reason.
+        foreign: reads rows of collectives and expert exchanges; without it they are left out.
 
     Raises:
         ScenarioError: everything that is wrong in the rows, or none of them can be compared.
     """
     cases: list[Case] = []
+    elsewhere: list[Foreign] = []
     problems: list[Problem] = []
     skipped = Counter(left_out or {})
     for number, raw in rows:
@@ -94,16 +110,20 @@ def read_rows(
             continue
         else:
             try:
-                cases += _cases(cells, number, sms)
+                if foreign is not None and _is_foreign(cells):
+                    found = foreign(cells, number)
+                    elsewhere += [] if found is None else [found]
+                else:
+                    cases += _cases(cells, number, sms)
             except Skip as reason:
                 skipped[str(reason)] += 1
         problems += cells.problems
     if problems:
         raise ScenarioError(problems)
-    if not cases:
+    if not cases and not elsewhere:
         left = "; ".join(f"{count} {why}" for why, count in skipped.items()) or "it has no rows"
         raise ScenarioError(Problem(where=where, what=f"holds nothing to compare: {left}", fix="check --gpu and op"))
-    return Table(tuple(cases), dict(skipped))
+    return Table(tuple(cases), dict(skipped), tuple(elsewhere))
 
 
 def is_parquet(where: Path | str) -> bool:
@@ -133,13 +153,17 @@ def _check_header(path: Path, header: tuple[str, ...]) -> None:
         raise ScenarioError(problems)
 
 
+def _is_foreign(cells: Cells) -> bool:
+    return cells.text("op").startswith(_COLLECTIVES + _EXCHANGES)
+
+
 def _cases(cells: Cells, line: int, sms: int) -> list[Case]:
     op = cells.text("op")
     if op == LAYER:
         return layer_cases(cells, line, sms)
     reader = READERS.get(op)
     if reader is None:
-        if op.startswith(_COLLECTIVES + _EXCHANGES):
+        if _is_foreign(cells):
             raise Skip("of collectives, which run over links and not on one GPU")
         cells.fail("op", f"unknown operator {op!r}", f"use one of {', '.join(sorted({*READERS, LAYER}))}")
         return []

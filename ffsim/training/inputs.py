@@ -58,7 +58,8 @@ class Inputs:
         """
         moe, placing = self.model.moe, self.spec.expert_loads
         assert moe is not None
-        routing = Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups)
+        best = 2 if moe.bias else 1  # as `choose_experts` judges groups
+        routing = Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups, best=best)
         per_node = min(ep, self.cluster.gpus_per_node)
         if self.expert_tokens is None or placing is None:
             assumed = self.spec.assumptions.expert_load.value

@@ -24,8 +24,15 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "attention kernels": ("attention_forward", "attention_backward"),
     "device memory (element-wise kernels)": ("elementwise",),
 }
-NETWORK_KINDS = (LinkKind.ACCESS, LinkKind.LEAF_SPINE, LinkKind.SPINE_CORE, LinkKind.INTERZONE)
-NODE_KINDS = (LinkKind.SCALE_UP, LinkKind.BRIDGE, LinkKind.PCIE, LinkKind.NIC_PCIE)
+NETWORK_KINDS = (
+    LinkKind.ACCESS,
+    LinkKind.LEAF_SPINE,
+    LinkKind.SPINE_CORE,
+    LinkKind.INTERZONE,
+    LinkKind.LOCAL,
+    LinkKind.GLOBAL,
+)
+NODE_KINDS = tuple(kind for kind in LinkKind if kind not in NETWORK_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ffsim.collectives import link_class
+from ffsim.collectives import ExchangeFigures, link_class
 from ffsim.compute import Conditions, time_operators
 from ffsim.engine import Costs, Csr
 from ffsim.model.operators import Operators, Row
@@ -63,7 +63,7 @@ def slot_costs(
         factor = unit_bytes(inputs, message.unit)
         transfer = _Transfer(0.0, list(message.links), [amount * factor for amount in message.amounts])
         if isinstance(slot, ExchangeSlot):
-            transfer = _by_expert_kernels(inputs, slot, transfer, capacity)
+            transfer = _by_expert_kernels(inputs, layout, slot, transfer, message.copied * factor, capacity)
         duration[number] = transfer.fixed_s + sum(map(mul, latency, message.hops))
         rows += [number] * len(transfer.links)
         links += transfer.links
@@ -95,23 +95,35 @@ class _Transfer(NamedTuple):
     amounts: list[float]
 
 
-def _by_expert_kernels(inputs: Inputs, slot: ExchangeSlot, wire: _Transfer, capacity: Floats) -> _Transfer:
+def _by_expert_kernels(
+    inputs: Inputs, layout: Layout, slot: ExchangeSlot, wire: _Transfer, copied: float, capacity: Floats
+) -> _Transfer:
     """An expert exchange: the wire, the SMs that copy, the lower rate beside computing, kernel and wait."""
-    kernels, dispatch = inputs.kernels, slot.name == "dispatch"
+    kernels, per_node = inputs.kernels, min(layout.ep, inputs.cluster.gpus_per_node)
+    figures = kernels.dispatch if slot.name == "dispatch" else kernels.combine
+    n_nodes = layout.ep // per_node
     moved = [(link % LINKS_PER_RANK, amount) for link, amount in zip(wire.links, wire.amounts, strict=True)]
     wire_s = max((amount / capacity[one] for one, amount in moved), default=0.0)
-    copied = max((amount for one, amount in moved if one in SCALE_UP), default=0.0)
-    extra: list[tuple[int, float]] = []
-    if copied:
-        extra.append((EXPERT_COPY, copied / (kernels.dispatch_per_sm if dispatch else kernels.combine_per_sm).value))
-    if slot.condition == "beside" and wire_s:
+    scale_up_s = _scale_up_s(inputs, figures, max((amount for one, amount in moved if one in SCALE_UP), default=0.0))
+    wire_s = max(wire_s, scale_up_s)
+    # the kernel's own pace, whichever of its SMs and its share of NVLink is slower, in SM-seconds
+    sms = capacity[EXPERT_COPY]
+    extra = [(EXPERT_COPY, max(copied / figures.copy_rate(n_nodes), scale_up_s * sms))]
+    if slot.condition == "beside":
         extra.append((EXPERT_CAP, wire_s))
-    kernel = kernels.dispatch_latency if dispatch else kernels.combine_latency
+    kept = [(one, amount) for one, amount in extra if amount]
+    fixed = figures.fixed_s(n_nodes, layout.micro_batch * inputs.spec.sequence_length)
     return _Transfer(
-        kernel.value + inputs.spec.assumptions.expert_wait.value * wire_s,
-        wire.links + [slot.rank * LINKS_PER_RANK + one for one, _ in extra],
-        wire.amounts + [amount for _, amount in extra],
+        fixed + inputs.spec.assumptions.expert_wait.value * wire_s,
+        wire.links + [slot.rank * LINKS_PER_RANK + one for one, _ in kept],
+        wire.amounts + [amount for _, amount in kept],
     )
+
+
+def _scale_up_s(inputs: Inputs, figures: ExchangeFigures, sent: float) -> float:
+    """Time over NVLink at what a kernel gets of it, which is less than the link gives bulk transfers."""
+    rate = inputs.cluster.gpu.scale_up
+    return sent / (rate.value * figures.scale_up_share.value) if rate is not None else 0.0
 
 
 def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int) -> float:

@@ -32,7 +32,13 @@ Unit = Literal["bytes", "expert load", "gradient bytes", "weight bytes"]
 
 EXPERT_COPY, EXPERT_CAP = N_CLASSES, N_CLASSES + 1  # links of a rank beyond those of the cluster
 LINKS_PER_RANK = N_CLASSES + 2
-PORTS = {link_class(kind, back=back) for kind in (LinkKind.NIC_PCIE, LinkKind.ACCESS) for back in (False, True)}
+PORTS = {
+    link_class(kind, back=back)
+    for kind in (LinkKind.NIC_PCIE, LinkKind.ACCESS, LinkKind.PEER_TO_PEER)
+    for back in (False, True)
+}
+
+BOTH_WAYS = {link_class(kind) for kind in (LinkKind.ROOT_PORT_BUS, LinkKind.MEMORY)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Message:
         amounts: on each link, in ``unit``.
         unit: what one is: a byte, a byte at balanced load, a byte per byte of a gradient or of a weight on the wire.
         imbalance: how much more its busiest link carries than the mean; 1 where the symmetry is exact.
+        copied: what the SMs of expert kernels copy, in ``unit``; none for other messages.
     """
 
     hops: tuple[float, ...]
@@ -52,6 +59,7 @@ class Message:
     amounts: tuple[float, ...]
     unit: Unit
     imbalance: float = 1.0
+    copied: float = 0.0
 
 
 Messages = dict[Slot, Message]
@@ -79,11 +87,13 @@ class Talk(NamedTuple):
         collective: what each group does, sizes in ``unit``.
         groups: ``[n_groups, n_ranks]`` GPUs.
         unit: see `Message`.
+        copied: see `Message`.
     """
 
     collective: Collective
     groups: Ints
     unit: Unit
+    copied: float = 0.0
 
 
 def talk(
@@ -95,7 +105,8 @@ def talk(
         return Talk(_send(inputs, layout), pairs, "bytes")
     if isinstance(slot, ExchangeSlot):
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
-        return Talk(_exchange(inputs, layout, slot.name), layout.expert_groups(slot.rank), unit)
+        collective = _exchange(inputs, layout, slot.name)
+        return Talk(collective, layout.expert_groups(slot.rank), unit, _copied(inputs, layout, collective))
     dense, expert = stage_parameters(stages[slot.stage], pieces)
     size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
     groups = _sync_groups(layout, slot)
@@ -151,6 +162,14 @@ def _exchange(inputs: Inputs, layout: Layout, name: Literal["dispatch", "combine
     )
 
 
+def _copied(inputs: Inputs, layout: Layout, exchange: Collective) -> float:
+    """Bytes that the SMs of the busiest rank copy: every token once for each node and rank it reaches."""
+    reach = inputs.expert_load(layout.ep).reach
+    sent = exchange.size_bytes / reach.nodes
+    across = reach.nodes if layout.ep > inputs.cluster.gpus_per_node else 0.0
+    return sent * (reach.fullest_rank * layout.ep + across)
+
+
 class _Tracer:
     """Turns demands into messages on the links of pipeline ranks."""
 
@@ -161,12 +180,19 @@ class _Tracer:
         self._folded: dict[tuple[object, ...], Demand] = {}
 
     def message(self, talk: Talk, source: int, target: int) -> Message:
-        """Links out belong to the sender, links in to the receiver; a slower link of a class counts for more bytes."""
+        """Links out belong to the sender, links in to the receiver, and what has no direction to both.
+
+        A slower link of a class counts for more bytes.
+        """
         demand = self._demand(talk)
-        used = np.flatnonzero(demand.bytes_)
-        amounts = demand.bytes_[used] * self._capacity[used] / demand.capacity_bytes_per_s[used]
-        links = [self._link(source if one % 2 == 0 else target, one) for one in used.tolist()]
-        return Message(tuple(demand.hops.tolist()), tuple(links), tuple(amounts.tolist()), talk.unit, demand.imbalance)
+        amounts = demand.bytes_ * self._capacity[:N_CLASSES] / demand.capacity_bytes_per_s
+        amount_on: dict[int, float] = {}
+        for one in np.flatnonzero(demand.bytes_).tolist():
+            owners = (source, target) if one in BOTH_WAYS else (source if one % 2 == 0 else target,)
+            for owner in owners:
+                amount_on[self._link(owner, one)] = float(amounts[one])
+        hops = tuple(demand.hops.tolist())
+        return Message(hops, tuple(amount_on), tuple(amount_on.values()), talk.unit, demand.imbalance, talk.copied)
 
     def _demand(self, talk: Talk) -> Demand:
         """The same for all pipeline ranks that take part in one collective."""
@@ -207,7 +233,7 @@ def class_capacities(inputs: Inputs) -> Floats:
     """``[LINKS_PER_RANK]`` capacity of each class of links."""
     topology = inputs.topology
     capacity = np.full(LINKS_PER_RANK, 1.0)
-    classes = 2 * topology.link_kind.astype(np.int64) + (np.arange(topology.n_links) & 1)
+    classes = topology.link_class
     np.maximum.at(capacity, classes, topology.bandwidth_bytes_per_s)
     # counted in SM-seconds: every kind of kernel brings its own rate per SM
     capacity[EXPERT_COPY] = max(inputs.sms_for_communication, 1)

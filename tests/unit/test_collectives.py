@@ -1,5 +1,7 @@
 """Collectives: what they move, their closed forms against the engine, and DeepEP's published rates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,14 +9,18 @@ from hypothesis import strategies as st
 
 from ffsim.collectives import (
     Routing,
+    direct_all_to_all,
+    dissemination_barrier,
     double_tree_all_reduce,
     double_tree_all_reduce_s,
-    expand,
     expert_exchange,
     experts_at_same_cost,
     fold,
+    hierarchical_all_reduce,
+    hierarchical_all_to_all,
     idle_s,
     load_expert_kernels,
+    lower,
     member_loads,
     ring_all_gather,
     ring_all_reduce,
@@ -22,10 +28,11 @@ from ffsim.collectives import (
     ring_reduce_scatter,
     send_recv,
     send_recv_s,
+    unroll,
 )
 from ffsim.collectives.rings import channel_orders
 from ffsim.collectives.trees import parents
-from ffsim.engine import execute
+from ffsim.engine import simulate_flows
 from ffsim.topology import LinkKind, build_topology, load_cluster
 
 H800 = build_topology(load_cluster("h800-2048"))
@@ -44,9 +51,7 @@ def test_a_ring_moves_twice_the_buffer_less_a_share(n):
 def test_a_double_tree_sums_and_spreads_everything(n):
     """Every rank gives each half up once and gets it back once, over both trees."""
     collective = double_tree_all_reduce(n, 1.0, chunks=4)
-    sent = np.zeros(n)
-    for step in collective.steps:
-        np.add.at(sent, step.src, step.bytes_)
+    sent = np.bincount(collective.src[collective.pair], collective.bytes_, minlength=n)
     assert collective.total_bytes == pytest.approx(2 * (n - 1))
     assert sent.max() <= 2.0 + 1e-12
 
@@ -81,7 +86,10 @@ CASES = [
     ("ring over nodes", lambda: ring_all_reduce(16, 64e6), np.arange(16) * 8),
     ("ring over whole nodes", lambda: ring_reduce_scatter(32, 64e6, ranks_per_node=8), np.arange(32)),
     ("all-gather inside a node", lambda: ring_all_gather(8, 64e6, ranks_per_node=8), np.arange(8)),
-    ("double tree", lambda: double_tree_all_reduce(24, 64e6, chunks=4), np.arange(24) * 8),
+    ("all-to-all", lambda: direct_all_to_all(24, 64e6), np.arange(24)),
+    ("all-to-all in two stages", lambda: hierarchical_all_to_all(24, 64e6, ranks_per_node=8), np.arange(24)),
+    ("allreduce in two stages", lambda: hierarchical_all_reduce(32, 64e6, ranks_per_node=8), np.arange(32)),
+    ("barrier", lambda: dissemination_barrier(11), np.arange(11) * 8),
     ("send", lambda: send_recv(64e6), np.array([3, 1027])),
     ("dispatch", lambda: expert_exchange("dispatch", 4, 8, V3.reach(4, 8), 7392, 1024), np.arange(32)),
     ("combine", lambda: expert_exchange("combine", 2, 8, V3.reach(2, 8), 14336, 1024), np.arange(16)),
@@ -91,19 +99,26 @@ CASES = [
 @pytest.mark.parametrize("topology", [H800, FF2], ids=["nvswitch", "pcie"])
 @pytest.mark.parametrize(("collective", "gpus"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 def test_the_idle_time_is_what_the_engine_finds_flow_by_flow(topology, collective, gpus):
+    """Exact where all flows of a step have one latency; else those with less begin, and may end, sooner."""
     built = collective()
-    simulated = execute(*expand(built, topology, gpus)).makespan_s
-    assert simulated == pytest.approx(idle_s(built, topology, gpus), rel=1e-9)
+    flows = lower(unroll(built, barriers=True), topology, gpus)
+    latencies = [topology.routes(gpus[step.src], gpus[step.dst]).latency_s for step in built.steps]
+    longest = sum(step.repeat * times.max() for step, times in zip(built.steps, latencies, strict=True))
+    spread = sum(step.repeat * np.ptp(times) for step, times in zip(built.steps, latencies, strict=True))
+    closed = idle_s(built, topology, gpus)
+    without = simulate_flows(replace(flows, latency_s=None), topology.bandwidth_bytes_per_s).makespan_s
+    assert without == pytest.approx(closed - longest, rel=1e-9, abs=1e-15)
+    simulated = simulate_flows(flows, topology.bandwidth_bytes_per_s).makespan_s
+    assert closed - spread - 1e-12 <= simulated <= closed * (1 + 1e-9)
 
 
-@pytest.mark.parametrize(("collective", "gpus"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+ONE_STAGE = [case for case in CASES if "two stages" not in case[0]]
+
+
+@pytest.mark.parametrize(("collective", "gpus"), [case[1:] for case in ONE_STAGE], ids=[case[0] for case in ONE_STAGE])
 def test_folding_keeps_the_time_of_symmetric_collectives(collective, gpus):
     built = collective()
-    demand = fold(built, H800, gpus[None, :])
-    exact = idle_s(built, H800, gpus)
-    assert demand.idle_s <= exact * (1 + 1e-12)
-    if "tree" not in built.name:
-        assert demand.idle_s == pytest.approx(exact, rel=1e-9)
+    assert fold(built, H800, gpus[None, :]).idle_s == pytest.approx(idle_s(built, H800, gpus), rel=1e-9)
 
 
 def test_textbook_forms_on_one_rank_per_node():
@@ -112,8 +127,9 @@ def test_textbook_forms_on_one_rank_per_node():
         ring_all_reduce_s(1e9, 16, nic, latency), rel=1e-9
     )
     assert idle_s(send_recv(1e9), H800, np.array([0, 8])) == pytest.approx(send_recv_s(1e9, nic, latency), rel=1e-9)
-    tree = idle_s(double_tree_all_reduce(16, 1e9, chunks=64), H800, np.arange(16) * 8)
-    assert 2 * 1e9 / nic <= tree <= double_tree_all_reduce_s(1e9, 16, nic, latency, chunks=64)
+    flows = lower(double_tree_all_reduce(16, 1e9, chunks=64), H800, np.arange(16) * 8)
+    tree = simulate_flows(flows, H800.bandwidth_bytes_per_s).makespan_s
+    assert 2 * 15 / 16 * 1e9 / nic <= tree <= double_tree_all_reduce_s(1e9, 16, nic, latency, chunks=64)
 
 
 def test_ring_allreduce_by_hand():

@@ -243,7 +243,8 @@ def test_full_sees_what_folded_leaves_out(gpus, equal):
     scenario = Scenario(cluster="fire-flyer-2", workload=DENSE, overrides=overrides)
     folded, full = run(scenario).step, run(replace(scenario, depth="full")).step
     assert (folded.step_s == pytest.approx(full.step_s, rel=1e-9)) == equal
-    assert folded.step_s == pytest.approx(full.step_s, rel=0.15)
+    # 0.167 with GPUs that reach the network at 9.66 GB/s, where sends weigh more than at a NIC's full rate
+    assert folded.step_s == pytest.approx(full.step_s, rel=0.2)
 
 
 def test_bounds_simulate_nothing():
@@ -266,7 +267,7 @@ def test_the_same_question_gets_the_same_bytes(tiny):
 
 
 def test_the_number_of_events_is_fixed(v3):
-    assert (v3.step.prepared.program.graph.n_tasks, v3.step.n_events) == (82_177, 110_288)
+    assert (v3.step.prepared.program.graph.n_tasks, v3.step.n_events) == (82_177, 114_225)
 
 
 @pytest.mark.parametrize(
