@@ -19,7 +19,7 @@ from ffsim.cli.output import Talk, check_writable, write
 )
 @output_options
 def command(file: Path, gpu: str, *, fit: bool, **options: Any) -> None:
-    """Compare the measured operators of FILE (CSV, times in microseconds) with the model, family by family.
+    """Compare the measured operators and collectives of FILE (CSV, times in microseconds) with the models.
 
     Columns are those of docs/reference/measured-operators.md: op, us or latency_us, and the sizes each operator needs.
     Rows of other GPUs and operators without a model are counted and left out. With the extra ffsim[aiconfigurator],
@@ -31,8 +31,9 @@ def command(file: Path, gpu: str, *, fit: bool, **options: Any) -> None:
       ffsim calibrate aiconfigurator:gemm/trtllm/1.3.0rc20 --gpu h100-sxm
       ffsim calibrate my-kernels.csv --gpu h800-sxm --fit -o my-h800.yaml
     """  # noqa: D301 - click reads the escape
-    from ffsim.compute.calibrate import calibrate, fit_profile  # noqa: PLC0415 - help must not wait for NumPy
+    from ffsim.compute.calibrate import fit_profile  # noqa: PLC0415 - help must not wait for NumPy
     from ffsim.report import present_calibration, present_refit, render  # noqa: PLC0415
+    from ffsim.study.calibration import calibrate  # noqa: PLC0415
 
     output = options["output"]
     if fit and output is None:

@@ -37,8 +37,9 @@ def command(operators: str | None, condition: Any, **options: Any) -> None:
       ffsim explain h800-2048 deepseek-v3-pretrain --operators moe
       ffsim explain h800-2048 deepseek-v3-pretrain --operators -o operators.csv
     """  # noqa: D301 - click reads the escape
-    from ffsim.report import present_explanation, render  # noqa: PLC0415 - help must not wait for NumPy
-    from ffsim.study import Scenario, run  # noqa: PLC0415
+    from ffsim.report import present_explanation, present_storage_explanation, render  # noqa: PLC0415
+    from ffsim.study import Scenario, run, run_storage  # noqa: PLC0415 - help must not wait for NumPy
+    from ffsim.study.kinds import kind_of  # noqa: PLC0415
 
     output, depth = options["output"], options["depth"]
     check_writable(output)
@@ -46,17 +47,25 @@ def command(operators: str | None, condition: Any, **options: Any) -> None:
         raise click.UsageError("--condition is about operators: add --operators")
     if operators is None and depth == "bounds":
         raise click.UsageError("explain needs a simulated timeline: use --depth folded or full")
-    talk = Talk(quiet=options["quiet"])
+    talk, kind = Talk(quiet=options["quiet"]), kind_of(options["workload"])
+    if kind not in {"pretrain", "storage"}:
+        raise click.UsageError(f"a workload of kind {kind} explains itself row by row: use `ffsim run`")
+    if kind != "pretrain" and operators is not None:
+        raise click.UsageError(f"a workload of kind {kind} has no operators: leave --operators out")
     talk.progress("simulating")
-    result = run(
-        Scenario(
-            cluster=options["cluster"],
-            workload=options["workload"],
-            overrides=options["overrides"],
-            depth=depth if operators is None else "bounds",  # operators need no timeline
-            seed=options["seed"],
-        )
+    scenario = Scenario(
+        cluster=options["cluster"],
+        workload=options["workload"],
+        overrides=options["overrides"],
+        depth=depth if operators is None else "bounds",  # operators need no timeline
+        seed=options["seed"],
     )
+    if kind == "storage":
+        reads = run_storage(scenario)
+        write(render(present_storage_explanation(reads), chosen_format(options["format_"], output)), output)
+        talk.warn(reads.warnings)
+        return
+    result = run(scenario)
     shown = present_explanation(result) if operators is None else _operators(result, operators, condition)
     write(render(shown, chosen_format(options["format_"], output)), output)
     talk.warn(result.warnings)

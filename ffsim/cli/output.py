@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -76,12 +77,25 @@ def write(text: str, path: Path | None) -> None:
         file.write(text)
 
 
+class _ToStderr(logging.Handler):
+    """Shows what the parts below the command line say they are doing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        click.echo(self.format(record), err=True)
+
+
 class Talk:
     """Progress and hints on stderr, unless quiet; progress only where someone is watching."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._watched = sys.stderr.isatty()
+        log = logging.getLogger("ffsim")
+        log.handlers = [handler for handler in log.handlers if not isinstance(handler, _ToStderr)]
+        if not quiet:
+            log.addHandler(_ToStderr())
+            log.setLevel(logging.INFO)
 
     def progress(self, text: str) -> None:
         """Say what is being done."""

@@ -19,20 +19,22 @@ from ffsim.cli.output import Talk, check_writable, whole_file, write
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a Chrome/Perfetto trace of one pipeline.",
+    help="Also write a Chrome/Perfetto trace of one pipeline; of pre-training only.",
 )
 def command(report: Path | None, trace: Path | None, **options: Any) -> None:
-    """Simulate WORKLOAD on CLUSTER and bill it.
+    """Simulate WORKLOAD on CLUSTER; what that means follows from the workload's kind.
 
-    Both are files or names (see `ffsim catalog`).
+    Both are files or names (see `ffsim catalog`). Pre-training is billed; a list of flows may also be a CSV file.
 
     \b
     Examples:
       ffsim run h800-2048 deepseek-v3-pretrain
       ffsim run topologies/h800-2048.yaml workloads/deepseek-v3-pretrain.yaml --set plan.pp=8 --format json
+      ffsim run fire-flyer-2 fire-flyer-2-allreduce --report allreduce.html
     """  # noqa: D301 - click reads the escape
-    from ffsim.report import present_run, render  # noqa: PLC0415 - help must not wait for NumPy
-    from ffsim.study import Scenario, run  # noqa: PLC0415
+    from ffsim.report import present_answer, render  # noqa: PLC0415 - help must not wait for NumPy
+    from ffsim.study import Scenario, answer  # noqa: PLC0415
+    from ffsim.study.kinds import kind_of  # noqa: PLC0415
 
     output, talk = options["output"], Talk(quiet=options["quiet"])
     check_writable(output, report, trace)
@@ -45,25 +47,31 @@ def command(report: Path | None, trace: Path | None, **options: Any) -> None:
     )
     if trace is not None and scenario.depth == "bounds":
         raise click.UsageError("--trace needs a simulated timeline: use --depth folded or full")
+    if trace is not None and (kind := kind_of(scenario.workload)) != "pretrain":
+        raise click.UsageError(f"--trace draws a pipeline, and a workload of kind {kind} has none: leave it out")
     talk.progress("simulating")
-    result = run(scenario)
-    write(render(present_run(result), chosen_format(options["format_"], output)), output)
+    result = answer(scenario)
+    write(render(present_answer(result), chosen_format(options["format_"], output)), output)
     talk.warn(result.warnings)
     if trace is not None:
-        from ffsim.report.perfetto import write_trace  # noqa: PLC0415
-
-        talk.progress("writing the trace")
-        with whole_file(trace) as file:
-            events = write_trace(result, file)
-        talk.note(f"trace of one pipeline, {events:,} events: {trace} (open it at https://ui.perfetto.dev)")
+        _write_trace(result, trace, talk)
     if report is not None:
-        from ffsim.report.html import render_report  # noqa: PLC0415
+        from ffsim.report.pages import render_answer  # noqa: PLC0415
         from ffsim.study.validation import verdicts_about  # noqa: PLC0415
 
         talk.progress("drawing the report")
-        text = render_report(result, command=_command(scenario), verdicts=verdicts_about(result))
+        text = render_answer(result, command=_command(scenario), verdicts=verdicts_about(result))
         write(text, report)
         talk.note(f"report: {report}")
+
+
+def _write_trace(result: Any, trace: Path, talk: Talk) -> None:
+    from ffsim.report.perfetto import write_trace  # noqa: PLC0415
+
+    talk.progress("writing the trace")
+    with whole_file(trace) as file:
+        events = write_trace(result, file)
+    talk.note(f"trace of one pipeline, {events:,} events: {trace} (open it at https://ui.perfetto.dev)")
 
 
 def _command(scenario: Any) -> str:

@@ -9,7 +9,20 @@ import click
 
 from ffsim.cli.output import check_writable, write
 
-KINDS = ("cluster", "workload", "validation", "model", "gpu", "cpu", "nic", "switch", "ssd")
+KINDS = (
+    "cluster",
+    "workload",
+    "collective",
+    "flows",
+    "storage",
+    "validation",
+    "model",
+    "gpu",
+    "cpu",
+    "nic",
+    "switch",
+    "ssd",
+)
 
 
 @click.command("schema")
@@ -17,6 +30,8 @@ KINDS = ("cluster", "workload", "validation", "model", "gpu", "cpu", "nic", "swi
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write to a file.")
 def command(kind: str, output: Path | None) -> None:
     """Print the JSON Schema of a KIND of file; editors use it to complete and check.
+
+    Workloads have a schema for each kind: `workload` is that of pre-training.
 
     \b
     Examples:

@@ -29,7 +29,7 @@ def render_report(result: RunResult, *, command: str, verdicts: Sequence[Verdict
         verdicts: published figures about this very scenario, from `ffsim.study.validation.verdicts_about`.
     """
     inputs = result.step.prepared.inputs
-    return _template().render(
+    return template("report.html.j2").render(
         result=result,
         title=inputs.spec.title,
         subtitle=inputs.cluster.spec.title,
@@ -42,7 +42,8 @@ def render_report(result: RunResult, *, command: str, verdicts: Sequence[Verdict
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of this folder; what it is given is escaped, and nothing may be missing."""
     environment = Environment(
         loader=PackageLoader("ffsim.report", "."),
         autoescape=True,
@@ -50,7 +51,7 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _stages(result: RunResult) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from ffsim.collectives import ExpertKernels
@@ -52,9 +53,11 @@ def input_value(path: str, value: float) -> str:
     >>> input_value("assumptions.launch_gap", 2e-6), input_value("nic.usable_share", 0.9)
     ('2 us', '0.9')
     """
-    holder, *_, name = path.split(".")
-    hints = get_type_hints(HOLDERS[holder], include_extras=True) if holder in HOLDERS else {}
-    unit = _unit(hints.get(name))
+    holder, *steps = path.split(".")
+    hint: Any = HOLDERS.get(holder)
+    for name in steps:
+        hint = get_type_hints(hint, include_extras=True).get(name) if is_dataclass(hint) else None
+    unit = _unit(hint)
     if unit is None:
         return significant(value, 3)
     return unit.format(value, 3)

@@ -27,7 +27,7 @@ def run(scenario: Scenario) -> RunResult:
         scenario=scenario,
         step=step,
         bill=_bill(step),
-        doubt=None if scenario.depth == "bounds" else doubt(step),
+        doubt=doubt(step) if scenario.ranges and scenario.depth != "bounds" else None,
         provenance=Provenance(version=__version__, sha256=fingerprint(inputs, scenario), seed=scenario.seed),
     )
 

@@ -7,13 +7,17 @@ from copy import deepcopy
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from ffsim.config import Figure, Shelf, Source, json_schema
+from ffsim.config import Figure, Shelf, Source, json_schema, load_document
 from ffsim.errors import Problem, ScenarioError
 from ffsim.hardware import SHELVES as HARDWARE
 from ffsim.hardware import TYPES, load_part
 from ffsim.model.parameters import count_parameters
 from ffsim.model.spec import SHELF as MODELS
 from ffsim.model.spec import AnyModel, ModelSpec, load_any_model
+from ffsim.storage import ReadSpec
+from ffsim.study.collective_spec import CollectiveSpec
+from ffsim.study.flows import FlowsSpec
+from ffsim.study.kinds import kind_of
 from ffsim.study.validation import RowFile
 from ffsim.topology import SHELF as CLUSTERS
 from ffsim.topology import ClusterSpec, build_topology, load_cluster
@@ -80,7 +84,8 @@ def describe(kind: str, name: str) -> Entry:
     if kind == "cluster":
         return _describe_cluster(name)
     if kind == "workload":
-        document = workload_document(name)
+        pretrain = kind_of(name) == "pretrain"  # which rests on shipped assumptions
+        document = workload_document(name) if pretrain else load_document(WORKLOADS, name)
         facts = tuple(Fact(path, value) for path, value in _leaves(document.data, ""))
         return Entry(kind, name, str(document.data.get("title", "")), facts)
     if kind == "model":
@@ -145,6 +150,9 @@ def _facts(value: Any, path: str) -> Iterator[Fact]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _facts(item, f"{path}.{key}")
+    elif isinstance(value, tuple) and all(is_dataclass(item) for item in value):
+        for number, item in enumerate(value):
+            yield from _facts(item, f"{path}.{number}")
     elif value is not None:
         yield Fact(path, value)
 
@@ -153,6 +161,9 @@ def _leaves(data: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(data, dict):
         for key, value in data.items():
             yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(data, list) and any(isinstance(item, dict) for item in data):
+        for index, item in enumerate(data):
+            yield from _leaves(item, f"{path}.{index}")
     else:
         yield path, data
 
@@ -166,6 +177,9 @@ def schema_of(kind: str) -> dict[str, Any]:
     forms: dict[str, Any] = {
         "cluster": ClusterSpec,
         "workload": PretrainSpec,
+        "collective": CollectiveSpec,
+        "flows": FlowsSpec,
+        "storage": ReadSpec,
         "validation": RowFile,
         "model": AnyModel,
         **TYPES,
@@ -176,6 +190,9 @@ def schema_of(kind: str) -> dict[str, Any]:
     if kind == "workload":  # the shipped assumptions stand in for whatever a file leaves out
         schema["required"].remove("assumptions")
         schema["$defs"]["Assumptions"]["required"] = []
+    if kind == "storage":
+        schema["required"].remove("file_system")
+        schema["$defs"]["FileSystem"]["required"] = []
     if kind == "validation":
         schema = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/Row"}}, schema], "$defs": schema.pop("$defs")}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"

@@ -45,7 +45,7 @@ class RunResult:
     Attributes:
         step: one optimizer step.
         bill: of the whole run.
-        doubt: range of the step, none at depth ``bounds``.
+        doubt: range of the step; none at depth ``bounds`` or where no ranges are wanted.
     """
 
     scenario: Scenario

@@ -1,7 +1,8 @@
 """Published figures against ours: rows of data, ours or a user's, run and judged.
 
-A row names a subject (a run, a model, a cluster or a schedule), a quantity of it, and the published value with its
-tolerance and source. Nothing in ffsim is fitted to these rows.
+A row names a subject (a run, a model, a cluster, a network or a schedule), a quantity of it, and the published value
+with its tolerance and source. Nothing in ffsim is fitted to these rows, but for the two unit prices of a network, which
+come from the cost of two of five.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from ffsim.config import Shelf, build, read_document, spec
+from ffsim.config import Shelf, TaggedBy, build, read_document, spec
+from ffsim.economics import network_cost
 from ffsim.errors import Problem, ScenarioError
+from ffsim.hardware import Switch, load_part
 from ffsim.model.parameters import count_parameters, kv_elements_per_token, train_flop_per_token
 from ffsim.model.spec import ModelSpec, load_any_model
 from ffsim.schedules import (
@@ -24,14 +27,17 @@ from ffsim.schedules import (
     replay,
     zb1p_bubble,
 )
-from ffsim.study.answer import run
-from ffsim.study.result import RunResult
+from ffsim.study.collective import subject_quantities
+from ffsim.study.collective_result import CollectiveResult
+from ffsim.study.collective_spec import BARRIER_SIZES, CollectiveSubject
+from ffsim.study.flows import is_list
+from ffsim.study.kinds import Answered, answer
+from ffsim.study.row_units import unit_of
 from ffsim.study.scenario import Scenario
 from ffsim.topology import SHELF as CLUSTERS
-from ffsim.topology import build_topology, load_cluster
+from ffsim.topology import FabricOfSwitches, build_topology, full_network, load_cluster
 from ffsim.training import SHELF as WORKLOADS
 from ffsim.training import Depth
-from ffsim.units import BYTES, ENERGY, FLOP, FLOP_RATE, GPU_HOURS, MONEY, TIME, Unit
 
 BF16_BYTES = 2
 Answer = dict[str, Any]
@@ -39,7 +45,7 @@ Answer = dict[str, Any]
 
 @spec
 class RunSubject:
-    """A simulated run; quantities are paths into its JSON (``headline.step_s``)."""
+    """A workload of any kind, run; quantities are paths into its JSON (``headline.step_s``, ``rows.0.time_s``)."""
 
     cluster: str
     workload: str
@@ -62,7 +68,11 @@ class ModelSubject:
 
 @spec
 class ClusterSubject:
-    """A cluster; quantities are the counts of `ffsim.topology.Counts` and ``bisection_bytes_per_s``."""
+    """A cluster.
+
+    Quantities: the counts of `ffsim.topology.Counts`, ``bisection_bytes_per_s``, and ``network_cost_usd`` where its
+    switch has prices.
+    """
 
     name: str
 
@@ -89,7 +99,9 @@ class Row:
 
     Attributes:
         id: unique name.
-        run, model, cluster, schedule: the subject; exactly one.
+        run, model, cluster, network, schedule, collective: the subject; exactly one. A network is written like
+            ``fabric`` in a cluster file and stands for the largest of its kind; its quantities are ``endpoints``,
+            ``switches``, ``interswitch_links``, ``cost_usd`` and ``cost_per_endpoint_usd``.
         quantity: of the subject.
         value, unit: as published.
         rel_tol: largest relative error that passes; 0 for exact.
@@ -99,8 +111,10 @@ class Row:
     id: str
     family: str = ""
     run: RunSubject | None = None
+    collective: CollectiveSubject | None = None
     model: ModelSubject | None = None
     cluster: ClusterSubject | None = None
+    network: Annotated[FabricOfSwitches, TaggedBy("kind")] | None = None
     schedule: ScheduleSubject | None = None
     quantity: str
     value: float
@@ -110,8 +124,11 @@ class Row:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if sum(subject is not None for subject in (self.run, self.model, self.cluster, self.schedule)) != 1:
-            raise ValueError("a row needs exactly one of run, model, cluster, schedule: name its subject")
+        subjects = (self.run, self.model, self.cluster, self.network, self.schedule, self.collective)
+        if sum(subject is not None for subject in subjects) != 1:
+            raise ValueError(
+                "a row needs exactly one of run, model, cluster, network, schedule, collective: name its subject"
+            )
         if not 0 <= self.rel_tol < 10:
             raise ValueError(f"rel_tol {self.rel_tol:g} is not a tolerance: use a fraction such as 0.1")
 
@@ -169,8 +186,10 @@ def shipped_rows() -> tuple[Row, ...]:
     return tuple(row for name in SHELF.names() for row in read_rows(SHELF.find(name)))
 
 
-def verdicts_about(result: RunResult) -> list[Verdict]:
-    """What shipped rows say about a run: the same files, overrides and depth."""
+def verdicts_about(result: Answered) -> list[Verdict]:
+    """What shipped rows say about a run: the same files, overrides and depth; or about collectives of its answer."""
+    if isinstance(result, CollectiveResult):
+        return _about_collectives(result)
     mine = _identity(result.scenario)
     files = [path for path in map(SHELF.find, SHELF.names()) if mine[1].stem in path.read_text(encoding="utf-8")]
     rows = [row for path in files for row in read_rows(path)]
@@ -181,11 +200,37 @@ def verdicts_about(result: RunResult) -> list[Verdict]:
 
 def _identity(scenario: Scenario) -> tuple[Path, Path, tuple[str, ...], Depth]:
     """What two ways to write the same question have in common."""
-    cluster, workload = CLUSTERS.find(scenario.cluster), WORKLOADS.find(scenario.workload)
+    name = scenario.workload
+    cluster, workload = CLUSTERS.find(scenario.cluster), Path(name) if is_list(name) else WORKLOADS.find(name)
     return cluster.resolve(), workload.resolve(), tuple(sorted(scenario.overrides)), scenario.depth
 
 
-def validate(rows: Iterable[Row], runs: dict[Scenario, RunResult] | None = None) -> list[Verdict]:
+def _about_collectives(result: CollectiveResult) -> list[Verdict]:
+    """Rows that ask about a case of the answer, on the same cluster as its file has it."""
+    question, scenario = result.question, result.scenario
+    spec = question.spec
+    alone = spec.groups == 1 and spec.background is None and spec.routing is None and not scenario.overrides
+    if not alone or scenario.depth == "bounds":
+        return []
+    cluster = CLUSTERS.find(scenario.cluster).resolve()
+    answers = {
+        (one.case.op, one.case.algorithm, one.case.nodes, one.case.size_bytes): one.quantities
+        for one in result.measured
+    }
+    verdicts = []
+    for row in shipped_rows():
+        asked = row.collective
+        if asked is None or asked.set or asked.groups > 1 or CLUSTERS.find(asked.cluster).resolve() != cluster:
+            continue
+        found = answers.get((asked.op, asked.algorithm, asked.nodes[0], (asked.size or BARRIER_SIZES)[0]))
+        gpus = asked.gpus_per_node or question.cluster.gpus_per_node
+        if found is not None and asked.placement == spec.placement and gpus == question.gpus_per_node:
+            value = _look_up(row, found) / unit_of(row.quantity).factors[row.unit]
+            verdicts.append(Verdict(row=row, simulated=value))
+    return verdicts
+
+
+def validate(rows: Iterable[Row], runs: dict[Scenario, Answered] | None = None) -> list[Verdict]:
     """Run rows; runs that several rows ask about are simulated once.
 
     Args:
@@ -204,7 +249,7 @@ def validate(rows: Iterable[Row], runs: dict[Scenario, RunResult] | None = None)
             raise ScenarioError(
                 [replace(problem, where=problem.where or row.id) for problem in error.problems]
             ) from None
-        verdicts.append(Verdict(row=row, simulated=value / _factor(row)))
+        verdicts.append(Verdict(row=row, simulated=value / unit_of(row.quantity).factors[row.unit]))
     return verdicts
 
 
@@ -212,13 +257,14 @@ def _quantity(row: Row, answers: dict[Scenario, Answer]) -> float:
     """The quantity of a row in base units."""
     if row.run is not None:
         return _run_quantity(row, row.run, answers)
+    if row.collective is not None:
+        return _look_up(row, subject_quantities(row.collective))
     if row.model is not None:
         return _look_up(row, _model_quantities(row.model))
     if row.cluster is not None:
-        topology = build_topology(load_cluster(row.cluster.name))
-        counts = topology.counts()
-        found = {name: float(getattr(counts, name)) for name in counts.__slots__}
-        return _look_up(row, {**found, "bisection_bytes_per_s": topology.bisection_bytes_per_s()})
+        return _look_up(row, _cluster_quantities(row.cluster))
+    if row.network is not None:
+        return _look_up(row, _network_quantities(row.network))
     assert row.schedule is not None
     return _look_up(row, _schedule_quantities(row.schedule))
 
@@ -239,22 +285,48 @@ def _look_up(row: Row, quantities: dict[str, float]) -> float:
 
 def _scenario(subject: RunSubject) -> Scenario:
     overrides = tuple(f"{path}={value}" for path, value in (subject.set or {}).items())
-    return Scenario(cluster=subject.cluster, workload=subject.workload, overrides=overrides, depth=subject.depth)
+    return Scenario(
+        cluster=subject.cluster, workload=subject.workload, overrides=overrides, depth=subject.depth, ranges=False
+    )
 
 
 def _run_quantity(row: Row, subject: RunSubject, answers: dict[Scenario, Answer]) -> float:
     scenario = _scenario(subject)
     if scenario not in answers:
-        answers[scenario] = run(scenario).to_dict()
+        answers[scenario] = answer(scenario).to_dict()
     found: Any = answers[scenario]
     for step in row.quantity.split("."):
-        found = found.get(step) if isinstance(found, dict) else None
+        if isinstance(found, list) and step.isdigit() and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            found = found.get(step) if isinstance(found, dict) else None
     if not isinstance(found, int | float):
-        known = ", ".join(f"headline.{name}" for name in answers[scenario]["headline"])
+        known = ", ".join(f"headline.{name}" for name in answers[scenario].get("headline", {})) or "rows.0.time_s"
         raise ScenarioError(
             Problem(where=row.id, path="quantity", what=f"no number at {row.quantity!r}", fix=f"for example {known}")
         )
     return float(found)
+
+
+def _cluster_quantities(subject: ClusterSubject) -> dict[str, float]:
+    cluster = load_cluster(subject.name)
+    topology = build_topology(cluster)
+    counts = topology.counts()
+    found = {name: float(getattr(counts, name)) for name in counts.__slots__}
+    found["bisection_bytes_per_s"] = topology.bisection_bytes_per_s()
+    if cluster.switch is not None and cluster.switch.price is not None and cluster.switch.link_price is not None:
+        found["network_cost_usd"] = network_cost(counts.network, cluster.switch).cost_usd
+    return found
+
+
+def _network_quantities(fabric: FabricOfSwitches) -> dict[str, float]:
+    switch = load_part(Switch, fabric.switch)
+    counts = full_network(fabric, switch.ports.value)
+    found = {name: float(getattr(counts, name)) for name in counts.__slots__}
+    if switch.price is not None and switch.link_price is not None:
+        cost = network_cost(counts, switch)
+        found |= {"cost_usd": cost.cost_usd, "cost_per_endpoint_usd": cost.cost_per_endpoint_usd}
+    return found
 
 
 def _model_quantities(subject: ModelSubject) -> dict[str, float]:
@@ -297,43 +369,8 @@ def _schedule_quantities(subject: ScheduleSubject) -> dict[str, float]:
     return quantities
 
 
-# --- units ------------------------------------------------------------------------------------------------------------
-
-_PARAMETERS = Unit("parameters", "1", {"": 1.0, "1": 1.0, "million": 1e6, "billion": 1e9}, ("billion",))
-_COUNT = Unit("a count or a plain number", "1", {"": 1.0, "1": 1.0}, ("1",))
-_UNITS: tuple[tuple[str, Unit], ...] = (
-    ("_bytes_per_s", Unit("bandwidth", "bytes/s", {"bytes/s": 1.0, "GB/s": 1e9, "TB/s": 1e12}, ("GB/s",))),
-    ("flop_per_s_per_gpu", FLOP_RATE),
-    ("flop_per_s_per_gpu_noncausal", FLOP_RATE),
-    ("flop_per_token", FLOP),
-    ("gpu_hours", GPU_HOURS),
-    ("gpu_hours_per_ttoken", GPU_HOURS),
-    ("_bytes", BYTES),
-    ("_usd", MONEY),
-    ("_j", ENERGY),
-    ("_s", TIME),
-    ("days", Unit("time", "day", {"day": 1.0, "days": 1.0}, ("day",))),
-    ("days_per_ttoken", Unit("time", "day", {"day": 1.0, "days": 1.0}, ("day",))),
-    ("tokens_per_day", Unit("tokens per day", "token", {"token": 1.0, "Gtoken": 1e9, "Ttoken": 1e12}, ("token",))),
-    ("_frac", Unit("a share", "1", {"": 1.0, "1": 1.0, "%": 0.01}, ("%",))),
-    ("parameters", _PARAMETERS),
-    ("parameters_without_embedding", _PARAMETERS),
-    ("kv_elements", Unit("elements", "1", {"": 1.0, "1": 1.0, "thousand": 1e3}, ("thousand",))),
-)
-
-
-def _unit_of(quantity: str) -> Unit:
-    """The unit of a quantity, told by the longest ending of its name that is known."""
-    fitting = [(len(suffix), unit) for suffix, unit in _UNITS if quantity.endswith(suffix)]
-    return max(fitting, key=lambda pair: pair[0])[1] if fitting else _COUNT
-
-
-def _factor(row: Row) -> float:
-    return _unit_of(row.quantity).factors[row.unit]
-
-
 def _unit_problem(row: Row) -> tuple[str, str] | None:
-    unit = _unit_of(row.quantity)
+    unit = unit_of(row.quantity)
     if row.unit in unit.factors:
         return None
     known = ", ".join(spelling or "nothing" for spelling in unit.factors)

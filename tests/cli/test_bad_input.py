@@ -44,7 +44,10 @@ FILES = {
         TINY.replace("tiny-moe", "deepseek-v4"),
         "case.yaml:3:8: model: no model file named 'deepseek-v4'",
     ),
-    "wrong kind": (TINY.replace("kind: pretrain", "kind: cluster"), "case.yaml:1:7: kind: expected a pretrain file"),
+    "wrong kind": (
+        TINY.replace("kind: pretrain", "kind: cluster"),
+        "case.yaml:1:7: kind: expected a pretrain or collective or flows or storage file, got kind 'cluster'",
+    ),
     "not a number": (TINY.replace("256", ".nan"), "case.yaml:6:15: global_batch: '.nan' is not a finite number"),
 }
 

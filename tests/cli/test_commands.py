@@ -194,7 +194,23 @@ def test_every_entry_of_the_catalogue_can_be_shown(ffsim):
         assert row["title"] in answer.out
 
 
-@pytest.mark.parametrize("kind", ["cluster", "workload", "validation", "model", "gpu", "cpu", "nic", "switch", "ssd"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cluster",
+        "workload",
+        "collective",
+        "flows",
+        "storage",
+        "validation",
+        "model",
+        "gpu",
+        "cpu",
+        "nic",
+        "switch",
+        "ssd",
+    ],
+)
 def test_schema_is_json_schema(ffsim, kind):
     schema = json.loads(ffsim("schema", kind).out)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
@@ -280,3 +296,14 @@ def test_the_main_job_stays_below_400_mb(tmp_path):
     command = [sys.executable, "-c", program, *job]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert int(done.stderr) < 400e3  # KB
+
+
+def test_catalog_draws_the_fabric_of_a_cluster(ffsim, tmp_path):
+    file = tmp_path / "fabric.svg"
+    answer = ffsim("catalog", "cluster", "fire-flyer-2", "--picture", str(file))
+    assert answer.code == 0
+    assert "counted by ffsim" in answer.out
+    assert file.read_text(encoding="utf-8").startswith("<svg")
+    refused = ffsim("catalog", "gpu", "h800-sxm", "--picture", str(file))
+    assert refused.code == 2
+    assert "draws the fabric of one cluster" in refused.err

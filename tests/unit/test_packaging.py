@@ -30,7 +30,7 @@ def test_every_data_file_is_shipped():
     patterns = [pattern.strip(" ,") for pattern in section("options.package_data")["*"].split()]
     packages = {path.parent for path in ROOT.glob("ffsim/**/__init__.py")}
     for path in ROOT.glob("ffsim/**/*"):
-        if path.is_dir() or path.suffix in {".py", ".pyc"}:
+        if path.is_dir() or path.suffix == ".py" or "__pycache__" in path.parts:
             continue
         package = next(parent for parent in path.parents if parent in packages)
         relative = str(path.relative_to(package))
