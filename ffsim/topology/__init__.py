@@ -4,6 +4,7 @@ It knows nothing of time or of models: how long a flow takes is the engine's bus
 """
 
 from ffsim.topology.arrays import LinkKind, VertexKind
+from ffsim.topology.building import build_topology, topology_from_graph
 from ffsim.topology.cluster import SHELF, Cluster, load_cluster
 from ffsim.topology.fabric_spec import (
     DragonflySpec,
@@ -29,7 +30,7 @@ from ffsim.topology.spec import (
     RoutingRule,
     StorageSpec,
 )
-from ffsim.topology.topology import Counts, Topology, build_topology, topology_from_graph
+from ffsim.topology.topology import Counts, Topology
 
 __all__ = [
     "SHELF",

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ffsim.errors import Problem, ScenarioError
 from ffsim.topology.names import SWITCHES, all_names, links_between
 from ffsim.topology.spec import FaultSpec
-
-if TYPE_CHECKING:
-    from ffsim.topology.topology import Topology
+from ffsim.topology.topology import Topology
 
 
 def with_faults(topology: Topology, faults: Sequence[FaultSpec]) -> Topology:

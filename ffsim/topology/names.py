@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ffsim.topology.arrays import LinkKind, VertexKind
+from ffsim.topology.arrays import Ints, Kinds, LinkKind, VertexKind
 from ffsim.topology.dragonfly import Dragonfly
 from ffsim.topology.mesh import Mesh
+from ffsim.topology.routing import Wiring
 from ffsim.topology.three_level import Pods
 from ffsim.topology.two_level import Planes
 from ffsim.topology.two_zone import Zones
-
-if TYPE_CHECKING:
-    from ffsim.topology.topology import Topology
 
 SWITCHES = (VertexKind.LEAF, VertexKind.SPINE, VertexKind.CORE, VertexKind.INTERZONE)
 _PLURALS = {VertexKind.LEAF: "leaves", VertexKind.INTERZONE: "inter-zone switches"}
 _WORDS = {VertexKind.GPU: "GPU", VertexKind.NIC: "NIC", VertexKind.INTERZONE: "inter-zone switch"}
 
 
-def vertex_name(topology: Topology, vertex: int) -> tuple[str, str]:
+class Wired(Protocol):
+    """What names are made of; a `ffsim.topology.Topology` has it."""
+
+    @property
+    def vertex_kind(self) -> Kinds:
+        """``[n_vertices]``."""
+
+    @property
+    def link_kind(self) -> Kinds:
+        """``[n_links]``."""
+
+    @property
+    def src(self) -> NDArray[np.int32]:
+        """``[n_links]`` vertices."""
+
+    @property
+    def dst(self) -> NDArray[np.int32]:
+        """``[n_links]`` vertices."""
+
+    @property
+    def storage_endpoints(self) -> Ints:
+        """``[n_storage_nodes, nics]`` vertices."""
+
+    @property
+    def wiring(self) -> Wiring:
+        """Nodes, end points and fabric."""
+
+    @property
+    def n_vertices(self) -> int:
+        """Vertices of all kinds."""
+
+    @property
+    def n_links(self) -> int:
+        """Directed links and media."""
+
+
+def vertex_name(topology: Wired, vertex: int) -> tuple[str, str]:
     """What a vertex belongs to (a node, zone, plane or pod; empty if to none) and its name there.
 
     Raises:
@@ -34,7 +69,7 @@ def vertex_name(topology: Topology, vertex: int) -> tuple[str, str]:
     return _name(topology, kind, int(alike[:vertex].sum()), int(alike.sum()))
 
 
-def all_names(topology: Topology) -> dict[str, int]:
+def all_names(topology: Wired) -> dict[str, int]:
     """The vertex of every name."""
     names: dict[str, int] = {}
     for kind in VertexKind:
@@ -44,7 +79,7 @@ def all_names(topology: Topology) -> dict[str, int]:
     return names
 
 
-def _name(topology: Topology, kind: VertexKind, place: int, total: int) -> tuple[str, str]:
+def _name(topology: Wired, kind: VertexKind, place: int, total: int) -> tuple[str, str]:
     """The name of the vertex in some place among all of its kind."""
     fabric = topology.wiring.fabric
     if isinstance(fabric, Mesh) and fabric.names and kind in SWITCHES:
@@ -62,7 +97,7 @@ def _name(topology: Topology, kind: VertexKind, place: int, total: int) -> tuple
     return f"node {node}", f"{word(kind)} {local}"
 
 
-def group_of(topology: Topology, kind: VertexKind) -> tuple[str, int]:
+def group_of(topology: Wired, kind: VertexKind) -> tuple[str, int]:
     """What switches of a kind are counted within, and how many of those there are; no word where there is only one."""
     fabric = topology.wiring.fabric
     words: list[tuple[type[Planes | Zones | Pods], str]] = [(Planes, "plane"), (Zones, "zone"), (Pods, "pod")]
@@ -93,7 +128,7 @@ def plural(kind: VertexKind) -> str:
     return _PLURALS.get(kind, f"{word(kind)}s")
 
 
-def link_name(topology: Topology, link: int) -> str:
+def link_name(topology: Wired, link: int) -> str:
     """A link as `Topology.link_name` words it.
 
     Raises:
@@ -112,7 +147,7 @@ def link_name(topology: Topology, link: int) -> str:
     return f"{start} -> {end}{cable}"
 
 
-def links_between(topology: Topology, src: int, dst: int) -> list[int]:
+def links_between(topology: Wired, src: int, dst: int) -> list[int]:
     """Parallel links from one vertex to another, in order."""
     links: list[int] = np.flatnonzero((topology.src == src) & (topology.dst == dst)).tolist()
     return links
