@@ -56,7 +56,7 @@ class Place:
 
     def product(self, family: Family, product: Product, dtype: Dtype) -> Row:
         """A product whose rows (summed over in a weight gradient) grow with the load; its weights do not."""
-        operand = BF16_BYTES if dtype == "bf16" else 1
+        operand = self.precision.activation_bytes if dtype == self.precision.product else 1
         groups, m, n, k = product.groups, product.m, product.n, product.k
         if self.phase == "W":
             k = ceil(self.load * k)
@@ -75,7 +75,7 @@ class Place:
             k=k,
             flop=replace(product, m=m, k=k).flop,
             read_bytes=groups * (m + n) * k * operand + accumulated,
-            write_bytes=accumulated or groups * m * n * BF16_BYTES,
+            write_bytes=accumulated or groups * m * n * self.precision.activation_bytes,
         )
 
     def attention(self, family: Family, call: Call, products: Sequence[Product], passes: int) -> Row:
@@ -94,13 +94,14 @@ class Place:
             phase=self.phase,
             segment=self.segment,
             family=family,
+            dtype=self.precision.product,
             groups=scores.groups // shared,
             m=scores.m * shared,
             n=keys,
             k=scores.k + values.n,
             flop=pairs / (scores.m * scores.n) * sum(product.flop for product in products),
-            read_bytes=passes * BF16_BYTES * read,
-            write_bytes=passes * BF16_BYTES * elements(call.outputs),
+            read_bytes=passes * self.precision.activation_bytes * read,
+            write_bytes=passes * self.precision.activation_bytes * elements(call.outputs),
         )
 
     def index(self, call: Call) -> Row:
@@ -108,7 +109,8 @@ class Place:
         q, k, weights = (call.inputs[name] for name in ("q", "k", "weights"))
         (batch, queries, heads, width), keys = q.shape, k.shape[1]
         seen = visible_pairs(queries, keys, keys)
-        operand = self.precision.quantised_bytes if self.precision.quantised else BF16_BYTES
+        kept = self.precision.activation_bytes
+        operand = self.precision.quantised_bytes if self.precision.quantised else kept
         return Row(
             name=self.name,
             phase=self.phase,
@@ -120,7 +122,7 @@ class Place:
             n=ceil(seen / queries),
             k=width,
             flop=2.0 * batch * heads * seen * width,
-            read_bytes=(q.size + k.size) * operand + weights.size * BF16_BYTES,
+            read_bytes=(q.size + k.size) * operand + weights.size * kept,
             write_bytes=batch * seen * FP32_BYTES,
         )
 

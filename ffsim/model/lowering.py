@@ -112,7 +112,7 @@ def _forward(call: Call, place: Place) -> list[Row]:
 def _forward_product(call: Call, place: Place) -> list[Row]:
     family: Family = "grouped_gemm" if call.operator.kind == "grouped_gemm" else "gemm"
     fp8 = _in_fp8(call, place.precision)
-    product = place.product(family, call.products[0], place.precision.gemm if fp8 else "bf16")
+    product = place.product(family, call.products[0], place.precision.gemm if fp8 else place.precision.product)
     if not fp8 or family == "grouped_gemm":  # expert operands arrive quantised: by the dispatch, by SwiGLU
         return [product]
     return [place.cast(call.inputs["x"].size), product]
@@ -196,7 +196,8 @@ def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
     grouped = call.operator.kind == "grouped_gemm"
     fp8 = _in_fp8(call, place.precision)
     own: Dtype = place.precision.weight_gradient if place.phase == "W" else place.precision.gemm
-    product = place.product("grouped_gemm" if grouped else "gemm", gradient_call.products[0], own if fp8 else "bf16")
+    family: Family = "grouped_gemm" if grouped else "gemm"
+    product = place.product(family, gradient_call.products[0], own if fp8 else place.precision.product)
     if not fp8:
         return [product]
     dy, x = gradient_call.dy.size, call.inputs["x"].size
