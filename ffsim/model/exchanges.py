@@ -151,7 +151,7 @@ def entered(x: Array, axis: int = 1) -> Any:
 
 
 def summed(y: Array, axis: int = 1) -> Any:
-    """What the ranks of a tensor group have made of a block, added up: of this rank's tokens with sequence parallelism."""
+    """What the ranks of a tensor group made of a block, added up: of this rank's tokens with sequence parallelism."""
     e = execution()
     if e.tensor == 1:
         return y
