@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ffsim.collectives import ExchangeFigures, link_class
-from ffsim.compute import Conditions, time_operators
 from ffsim.engine import Costs, Csr
-from ffsim.model.operators import Operators, Row
 from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot
 from ffsim.training.costs import Pieces, PieceTimes
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.optimizer import optimizer_s
+from ffsim.training.stages import Stage
 from ffsim.training.traffic import (
     EXPERT_CAP,
     EXPERT_COPY,
@@ -124,28 +123,3 @@ def _scale_up_s(inputs: Inputs, figures: ExchangeFigures, sent: float) -> float:
     """Time over NVLink at what a kernel gets of it, which is less than the link gives bulk transfers."""
     rate = inputs.cluster.gpu.scale_up
     return sent / (rate.value * figures.scale_up_share.value) if rate is not None else 0.0
-
-
-def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int) -> float:
-    """Time of one optimizer step on a rank: memory traffic over the states it holds and the gradients it clears."""
-    p, total = inputs.precision, 0.0
-    for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
-        states = p.gradient_bytes + 2 * (p.master_bytes + p.moment_bytes) + p.weight_bytes.value
-        total += (dense / dense_shards + expert / expert_shards) * states + 2 * (dense + expert) * p.gradient_bytes
-    update = Row(name="optimizer", phase="W", segment=0, family="elementwise", read_bytes=total, kernels=3)
-    times = time_operators(Operators.of([update]), inputs.cluster.gpu, inputs.profile, Conditions())
-    return float(times.seconds[0])
-
-
-def held_parameters(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int
-) -> list[tuple[int, int, int, int]]:
-    """Per stage of a rank: dense and expert parameters, and over how many ranks the optimizer shards each."""
-    rows = []
-    sharded = inputs.spec.plan.zero >= 1
-    for stage in layout.schedule.placement[rank]:
-        dense, expert = stage_parameters(stages[stage], pieces)
-        holders = len(layout.holders(stage))
-        shards, expert_shards = layout.dp * layout.cp * holders, layout.edp * holders
-        rows.append((dense, expert, shards if sharded else 1, expert_shards if sharded else 1))
-    return rows

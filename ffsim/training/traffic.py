@@ -15,16 +15,15 @@ from ffsim.collectives import (
     expert_exchange,
     fold,
     link_class,
-    ring_all_reduce,
-    ring_reduce_scatter,
     send_recv,
 )
 from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
-from ffsim.training.layout import GroupKind, Layout
-from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.layout import Layout
+from ffsim.training.stages import Stage
+from ffsim.training.sync_traffic import sync_collective, sync_groups
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -107,37 +106,9 @@ def talk(
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
         collective = _exchange(inputs, layout, slot.name)
         return Talk(collective, layout.groups("expert", slot.rank), unit, _copied(inputs, layout, collective))
-    dense, expert = stage_parameters(stages[slot.stage], pieces)
-    size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
-    groups = _sync_groups(layout, slot)
+    groups = sync_groups(layout, slot)
     unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
-    return Talk(_sync(slot, groups, size, inputs.cluster.gpus_per_node), groups, unit)
-
-
-def _sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
-    """``[n_groups, n_ranks]`` GPUs that reduce or gather together.
-
-    Dense parameters are shared by every GPU that holds the stage; experts by the GPUs of the same place in every expert
-    group; a copied embedding by the GPUs of the first and the last pipeline rank, replica by replica.
-    """
-    if slot.what == "embedding":
-        return np.stack([layout.gpus_of(0), layout.gpus_of(layout.pp - 1)], axis=1)
-    kind: GroupKind = "data" if slot.what == "dense" else "expert_data"
-    return np.concatenate([layout.groups(kind, rank) for rank in layout.holders(slot.stage)], axis=1)
-
-
-def _sync(slot: SyncSlot, groups: Ints, parameters: float, gpus_per_node: int) -> Collective:
-    """What a group does, at one byte per parameter. A gather sends as much over the same links as a reduce."""
-    ring = ring_all_reduce if slot.operation == "all-reduce" else ring_reduce_scatter
-    return ring(groups.shape[1], parameters, ranks_per_node=_ranks_per_node(groups // gpus_per_node))
-
-
-def _ranks_per_node(nodes: Ints) -> int:
-    """Consecutive ranks that every node holds; where nodes hold different numbers, in blocks that divide them all."""
-    n = nodes.shape[1]
-    borders = np.diff(nodes, axis=1, prepend=-1, append=-1) != 0  # both ends of every row, too
-    places = np.nonzero(borders)[1]
-    return int(np.gcd.reduce(places, initial=n))
+    return Talk(sync_collective(inputs, stages, pieces, slot, groups), groups, unit)
 
 
 def _send(inputs: Inputs, layout: Layout) -> Collective:
