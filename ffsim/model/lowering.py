@@ -24,6 +24,34 @@ Recompute = Literal["norm", "mla_up", "swiglu", "attention", "layer"]
 FEW_QUERIES = 16  # new tokens of a sequence up to which attention runs as a decoding kernel
 
 
+ExchangeKind = Literal["dispatch", "combine", "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ring"]
+GroupName = Literal["expert", "tensor", "context", "expert_tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """What a rank exchanges with a group of others between two segments of a piece."""
+
+    operation: ExchangeKind
+    group: GroupName
+    size_bytes: float
+    beside: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Exchanges between two segments, in the forward pass and as the gradient crosses back."""
+
+    forward: tuple[Exchange, ...]
+    backward: tuple[Exchange, ...]
+
+
+EXPERT_CUTS = (
+    Cut((Exchange("dispatch", "expert", 0.0),), (Exchange("combine", "expert", 0.0),)),
+    Cut((Exchange("combine", "expert", 0.0),), (Exchange("dispatch", "expert", 0.0),)),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Lowered:
     """What one piece of a model costs per micro-batch.
@@ -39,6 +67,8 @@ class Lowered:
     saved_bytes: float
     saved_expert_bytes: float
     has_experts: bool
+    cuts: tuple[Cut, ...] = ()
+    replayed_bytes: float = 0.0
 
 
 def lower(
@@ -77,6 +107,7 @@ def lower(
         saved_bytes=sum(kept.values()) - of_experts + loaded,
         saved_expert_bytes=loaded,
         has_experts=any(call.operator.kind == "dispatch" for call in tape.calls),
+        cuts=EXPERT_CUTS if any(call.operator.kind == "dispatch" for call in tape.calls) else (),
     )
 
 
