@@ -18,6 +18,7 @@ from ffsim.training.blocks import (
     LANES,
     Block,
     Lane,
+    Making,
     SendSlot,
     Slot,
     make_block,
@@ -25,8 +26,10 @@ from ffsim.training.blocks import (
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
+from ffsim.training.recipes import make_recipes
 from ffsim.training.stages import Stage
 from ffsim.training.synchronise import add_synchronisation, last_weight_gradients
+from ffsim.training.traffic import boundary_gather
 
 Ints = np.ndarray[Any, Any]
 
@@ -135,7 +138,11 @@ class _Template:
 def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces) -> Program:
     """Lay out one optimizer step: the pipeline, then gradient reduction, optimizer and parameter gathering."""
     schedule = layout.schedule
-    experts = frozenset(kind for kind, lowered in pieces.lowered.items() if lowered.has_experts and layout.ep > 1)
+    making = Making(
+        recipes=make_recipes(inputs, pieces),
+        tensor_chunks=layout.tp if inputs.overlap.tensor else 1,
+        host=inputs.software.host_issue.value > 0,
+    )
     collector = _Collector()
     templates: dict[tuple[int, Op], _Template] = {}
     starts: list[int] = []
@@ -145,7 +152,7 @@ def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pie
         key = (rank, op._replace(chunk=0, chunk2=0))
         if key not in templates:
             own = tuple(stages[stage] for stage in schedule.placement[rank])
-            templates[key] = _Template.of(make_block(op, rank, own, experts), collector)
+            templates[key] = _Template.of(make_block(op, rank, own, making), collector)
         first = collector.add_block(templates[key], rank)
         starts.append(first)
         ends.append(collector.n_tasks - 1)
@@ -159,14 +166,19 @@ def _add_messages(inputs: Inputs, layout: Layout, collector: _Collector, starts:
     """Every pipeline message as a task of the sender, on one lane per direction."""
     plan = plan_messages(layout.schedule, inputs.spec.plan.messages)
     n_ops = len(starts)
-    tasks = []
+    tasks, arrived = [], []
     for source, target in plan.ends:
         lane: Lane = "send_next" if target > source else "send_previous"
         tasks.append(collector.add_task(SendSlot(source, target), source, lane, "send", f"to rank {target}"))
+        arrived.append(tasks[-1])
+        gather = boundary_gather(inputs, layout, target)
+        if gather is not None:
+            arrived[-1] = collector.add_task(gather, target, None, "tensor", f"gather from rank {source}")
+            collector.add_edges([(tasks[-1], arrived[-1])])
     collector.add_edges(
         [
             (
-                ends[before] if before < n_ops else tasks[before - n_ops],
+                ends[before] if before < n_ops else arrived[before - n_ops],
                 starts[after] if after < n_ops else tasks[after - n_ops],
             )
             for before, after in plan.edges
