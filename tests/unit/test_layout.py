@@ -73,7 +73,7 @@ def test_the_first_and_the_last_stage_may_hold_embedding_and_head_alone():
 def test_large_dense_models_run_or_are_refused_with_a_plan(pp, gpus):
     """A 72B model with a heavy head: no stage is left without layers, whatever the search for plans tries."""
     said = outcome(DENSE, "model=qwen2.5-72b", f"plan.pp={pp}", f"plan.gpus={gpus}", "global_batch=1024")
-    assert said == "runs" or "nearest plan that runs: --set" in said
+    assert said == "runs" or re.search("(nearest plan that runs|cheapest change that fits): --set", said)
 
 
 def outcome(names, *overrides):
