@@ -43,7 +43,7 @@ def cheapest_changes(
     unchanged = estimate_s(wanted)
     least: dict[frozenset[str], PlanSpec] = {}
     for plan in islice(legal_plans(inputs, fits), MOST_TRIED):
-        options = frozenset(describe(plan, wanted).split("--set "))
+        options = frozenset(describe(plan, wanted).replace("--set ", "").split())
         if not any(fewer <= options for fewer in least):  # the rest of its changes are not needed
             least[options] = plan
     found = [Change(plan, describe(plan, wanted), estimate_s(plan) / unchanged) for plan in least.values()]

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES
 from ffsim.training.inputs import Inputs
+from ffsim.training.memory import least_bytes
 from ffsim.training.obstacles import obstacles
 from ffsim.training.spec import PlanSpec
 
 MOST_CHANGES = 3  # keys changed at once
+MOST_ASKED = 60
 SMALL: tuple[Recompute, ...] = ("norm", "mla_up", "swiglu")  # what DeepSeek-V3 computes again
 SIZES = (1, 2, 4, 8, 16)
 
@@ -32,19 +34,25 @@ def legal_plans(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: Tru
 
     Args:
         inputs: the workload.
-        fits: a further condition, asked in order of distance.
+        fits: a further condition, asked in order of distance and of at most `MOST_ASKED` plans whose weights and
+            gradients alone do not rule it out.
     """
     cluster, plan = inputs.cluster, inputs.spec.plan
     gpus = min(plan.gpus or cluster.n_gpus, cluster.n_gpus)
     last_node = (cluster.n_gpus - gpus) // cluster.gpus_per_node
     start = replace(plan, gpus=gpus, layers_per_stage=None, first_node=min(plan.first_node, last_node))
-    every = moves(inputs, start)
+    every, asked = moves(inputs, start), 0
     for number in range(MOST_CHANGES + 1):
         found = (changes for changes in combinations(every, number) if len({move.key for move in changes}) == number)
         for changes in sorted(found, key=_order):
             changed = replace(start, **{move.key: move.value for move in changes})
-            if not any(obstacles(inputs, changed)) and fits(changed):
+            if any(obstacles(inputs, changed)) or least_bytes(inputs, changed) > cluster.gpu.memory.value:
+                continue
+            asked += 1
+            if fits(changed):
                 yield changed
+            if asked == MOST_ASKED:
+                return
 
 
 def _order(changes: tuple[Move, ...]) -> tuple[float, list[str]]:

@@ -15,7 +15,7 @@ from ffsim.training.breakdown import Breakdown, break_down
 from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
+from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
 from ffsim.training.plans import lay_out
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
@@ -147,8 +147,6 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
-    if least_bytes(inputs, plan) > inputs.cluster.gpu.memory.value:
-        return False
     changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
     try:
         layout = lay_out(changed)
