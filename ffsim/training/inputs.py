@@ -16,7 +16,7 @@ from ffsim.schedules import SCHEDULES
 from ffsim.topology import Cluster, Topology, build_topology
 from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
 from ffsim.training.software import Software, load_software
-from ffsim.training.spec import ASSUMPTIONS, SHELF, PretrainSpec
+from ffsim.training.spec import ASSUMPTIONS, SHELF, Overlap, PretrainSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,16 @@ class Inputs:
         if plan.sms_for_communication is not None:
             return plan.sms_for_communication
         return self.kernels.sms.value if plan.ep > 1 else 0
+
+    @property
+    def overlap(self) -> Overlap:
+        """What runs beside computing: as the plan says, else as the software does."""
+        plan, software = self.spec.plan.overlap, self.software
+        return Overlap(
+            gradients=software.overlap_gradients if plan.gradients is None else plan.gradients,
+            parameters=software.overlap_parameters if plan.parameters is None else plan.parameters,
+            tensor=software.overlap_tensor if plan.tensor is None else plan.tensor,
+        )
 
     @property
     def redundant_experts(self) -> int:

@@ -26,7 +26,7 @@ from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.stages import Stage
-from ffsim.training.synchronise import add_synchronisation, last_weight_gradients
+from ffsim.training.synchronise import Pass, add_synchronisation
 
 Ints = np.ndarray[Any, Any]
 
@@ -141,7 +141,8 @@ def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pie
     starts: list[int] = []
     ends: list[int] = []
     ops: list[tuple[int, Op]] = []
-    for rank, _, op in schedule.walk():
+    passes: list[Pass] = []
+    for rank, position, op in schedule.walk():
         key = (rank, op._replace(chunk=0, chunk2=0))
         if key not in templates:
             own = tuple(stages[stage] for stage in schedule.placement[rank])
@@ -150,8 +151,9 @@ def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pie
         starts.append(first)
         ends.append(collector.n_tasks - 1)
         ops.append((rank, op))
+        passes.append(Pass(rank, position, op, first, ends[-1], {}, {}))
     _add_messages(inputs, layout, collector, starts, ends)
-    add_synchronisation(inputs, layout, stages, pieces, collector, last_weight_gradients(layout, ends))
+    add_synchronisation(inputs, layout, stages, pieces, collector, passes)
     return collector.program(tuple(ops))
 
 

@@ -14,12 +14,14 @@ import numpy as np
 from ffsim.collectives import ExchangeFigures, link_class
 from ffsim.engine import Costs, Csr
 from ffsim.topology import LinkKind
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot
+from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot, SyncSlot
 from ffsim.training.costs import Pieces, PieceTimes
+from ffsim.training.host_reduce import HostReduction
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.optimizer import optimizer_s
 from ffsim.training.stages import Stage
+from ffsim.training.sync_costs import sync_cost
 from ffsim.training.traffic import (
     EXPERT_CAP,
     EXPERT_COPY,
@@ -63,7 +65,12 @@ def slot_costs(
         transfer = _Transfer(0.0, list(message.links), [amount * factor for amount in message.amounts])
         if isinstance(slot, ExchangeSlot):
             transfer = _by_expert_kernels(inputs, layout, slot, transfer, message.copied * factor, capacity)
-        duration[number] = transfer.fixed_s + sum(map(mul, latency, message.hops))
+        if isinstance(slot, SyncSlot) and isinstance(message.way, HostReduction):
+            fixed, stretch = sync_cost(inputs, slot, message.way, factor)
+            duration[number] = fixed
+            transfer = _Transfer(fixed, transfer.links, [amount * stretch for amount in transfer.amounts])
+        else:
+            duration[number] = transfer.fixed_s + sum(map(mul, latency, message.hops))
         rows += [number] * len(transfer.links)
         links += transfer.links
         sizes += transfer.amounts

@@ -109,7 +109,7 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
     times = time_pieces(inputs, pieces)
     stages = _stages(inputs, layout, pieces, times)
     program = build_program(inputs, layout, stages, pieces)
-    messages = trace_messages(inputs, layout, stages, pieces, program.slots)
+    messages = trace_messages(inputs, layout, program.slots)
     return Prepared(
         inputs=inputs,
         layout=layout,
@@ -180,9 +180,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         )
     if depth == "full":
         check_full(prepared.inputs, prepared.layout)
-        graph, costs = replicate(
-            prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
-        )
+        graph, costs = replicate(prepared.inputs, prepared.layout, prepared.program, prepared.costs)
         everything = execute(graph, costs)
         n = prepared.program.graph.n_tasks
         timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)

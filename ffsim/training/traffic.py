@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -19,11 +19,11 @@ from ffsim.collectives import (
 )
 from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
-from ffsim.training.costs import Pieces
+from ffsim.training.host_reduce import HostReduction
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.stages import Stage
-from ffsim.training.sync_traffic import sync_collective, sync_groups
+from ffsim.training.sync_traffic import sync_collective, sync_groups, sync_way
+from ffsim.training.sync_ways import NcclGroup
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -51,6 +51,7 @@ class Message:
         unit: what one is: a byte, a byte at balanced load, a byte per byte of a gradient or of a weight on the wire.
         imbalance: how much more its busiest link carries than the mean; 1 where the symmetry is exact.
         copied: what the SMs of expert kernels copy, in ``unit``; none for other messages.
+        way: who reduces or gathers; none for other messages.
     """
 
     hops: tuple[float, ...]
@@ -59,14 +60,13 @@ class Message:
     unit: Unit
     imbalance: float = 1.0
     copied: float = 0.0
+    way: HostReduction | NcclGroup | None = None
 
 
 Messages = dict[Slot, Message]
 
 
-def trace_messages(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, slots: tuple[Slot, ...]
-) -> Messages:
+def trace_messages(inputs: Inputs, layout: Layout, slots: tuple[Slot, ...]) -> Messages:
     """Find the links of every message of a program; both conditions of an exchange share the entry of ``alone``."""
     tracer = _Tracer(inputs, layout)
     messages: Messages = {}
@@ -75,7 +75,10 @@ def trace_messages(
         if slot in messages or isinstance(slot, ComputeSlot | OptimizerSlot | None):
             continue
         source, target = (slot.source, slot.target) if isinstance(slot, SendSlot) else (slot.rank, slot.rank)
-        messages[slot] = tracer.message(talk(inputs, layout, stages, pieces, slot), source, target)
+        if isinstance(slot, SyncSlot):
+            messages[slot] = tracer.sync(inputs, layout, slot)
+            continue
+        messages[slot] = tracer.message(talk(inputs, layout, slot), source, target)
     return messages
 
 
@@ -95,9 +98,7 @@ class Talk(NamedTuple):
     copied: float = 0.0
 
 
-def talk(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, slot: SendSlot | SyncSlot | ExchangeSlot
-) -> Talk:
+def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlot) -> Talk:
     """What a message slot stands for, in all data-parallel replicas together."""
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
@@ -107,8 +108,12 @@ def talk(
         collective = _exchange(inputs, layout, slot.name)
         return Talk(collective, layout.groups("expert", slot.rank), unit, _copied(inputs, layout, collective))
     groups = sync_groups(layout, slot)
-    unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
-    return Talk(sync_collective(inputs, stages, pieces, slot, groups), groups, unit)
+    return Talk(sync_collective(inputs, slot, groups), groups, sync_unit(slot))
+
+
+def sync_unit(slot: SyncSlot) -> Unit:
+    """What parameters are moved as."""
+    return "weight bytes" if slot.operation == "gather" else "gradient bytes"
 
 
 def _send(inputs: Inputs, layout: Layout) -> Collective:
@@ -155,13 +160,28 @@ class _Tracer:
         """
         demand = self._demand(talk)
         amounts = demand.bytes_ * self._capacity[:N_CLASSES] / demand.capacity_bytes_per_s
+        links, sizes = self._on_links(amounts, source, target)
+        hops = tuple(demand.hops.tolist())
+        return Message(hops, links, sizes, talk.unit, demand.imbalance, talk.copied)
+
+    def sync(self, inputs: Inputs, layout: Layout, slot: SyncSlot) -> Message:
+        """A reduction or a gathering."""
+        groups = sync_groups(layout, slot)
+        way = sync_way(inputs, slot, groups)
+        if isinstance(way, NcclGroup):
+            ring = Talk(sync_collective(inputs, slot, groups), groups, sync_unit(slot))
+            return replace(self.message(ring, slot.rank, slot.rank), way=way)
+        amounts = slot.parameters * way.bytes_ * self._capacity[:N_CLASSES] / way.capacity_bytes_per_s
+        links, sizes = self._on_links(amounts, slot.rank, slot.rank)
+        return Message((0.0,) * len(LinkKind), links, sizes, sync_unit(slot), way=way)
+
+    def _on_links(self, amounts: Floats, source: int, target: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         amount_on: dict[int, float] = {}
-        for one in np.flatnonzero(demand.bytes_).tolist():
+        for one in np.flatnonzero(amounts).tolist():
             owners = (source, target) if one in BOTH_WAYS else (source if one % 2 == 0 else target,)
             for owner in owners:
                 amount_on[self._link(owner, one)] = float(amounts[one])
-        hops = tuple(demand.hops.tolist())
-        return Message(hops, tuple(amount_on), tuple(amount_on.values()), talk.unit, demand.imbalance, talk.copied)
+        return tuple(amount_on), tuple(amount_on.values())
 
     def _demand(self, talk: Talk) -> Demand:
         """The same for all pipeline ranks that take part in one collective."""
