@@ -16,7 +16,6 @@ from ffsim.engine import Costs, Csr
 from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot, SyncSlot
 from ffsim.training.costs import Pieces, PieceTimes
-from ffsim.training.host_reduce import HostReduction
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.optimizer import optimizer_s
@@ -65,7 +64,7 @@ def slot_costs(
         transfer = _Transfer(0.0, list(message.links), [amount * factor for amount in message.amounts])
         if isinstance(slot, ExchangeSlot):
             transfer = _by_expert_kernels(inputs, layout, slot, transfer, message.copied * factor, capacity)
-        if isinstance(slot, SyncSlot) and isinstance(message.way, HostReduction):
+        if isinstance(slot, SyncSlot) and message.way is not None:
             fixed, stretch = sync_cost(inputs, slot, message.way, factor)
             duration[number] = fixed
             transfer = _Transfer(fixed, transfer.links, [amount * stretch for amount in transfer.amounts])
