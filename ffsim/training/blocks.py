@@ -272,10 +272,10 @@ class _Builder:
         if step.parts:
             done = [self._compute(pass_, step, step.parts, pass_.category, step.label, pass_.last, bool(beside))]
         done = [*done, *beside]
-        last = [self._exchange(pass_, each, done, 1 / self._making.tensor_chunks) for each in scattered] or done
+        last = [self._exchange(pass_, each, done, 1 / self._making.tensor_chunks) for each in scattered]
         for exchange in step.then[len(scattered) :]:
-            last = self._sent(pass_, exchange, last)
-        pass_.last = last
+            last += self._sent(pass_, exchange, done)
+        pass_.last = last or done
         if step.late:
             label = f"W {step.label.partition(' ')[2]}"
             among = any(exchange.group != "expert" for exchange in step.then)
@@ -293,7 +293,7 @@ class _Builder:
         """Issue an exchange; returns what the next step waits for before it begins."""
         if exchange.beside:
             pass_.beside.append(self._exchange(pass_, exchange, after))
-            return after
+            return []
         if not self._in_chunks(exchange) or exchange.operation != "all-gather":
             return [self._exchange(pass_, exchange, after)]
         chunks = self._making.tensor_chunks

@@ -9,6 +9,7 @@ from typing import Literal
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.model.lowering import Recompute
+from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
@@ -74,11 +75,9 @@ def _problem(inputs: Inputs, key: str, what: str, fix: str) -> Problem:
 def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     """Everything about a workload that ffsim has no model for: (key, what, fix)."""
     plan, gpu = inputs.spec.plan, inputs.cluster.gpu
-    for name in sorted({"attention", "layer"} & set(plan.recomputed)):
-        yield "recompute", f"not modelled yet, got {name}", "use norm, mla_up and swiglu"
     if plan.zero > SHARDED:
         yield "zero", f"not modelled yet, got {plan.zero}", "use zero: 1"
-    for key in ("tp", "cp", "etp", "vpp"):
+    for key in ("vpp",):
         if getattr(plan, key) != 1:
             yield key, f"not modelled yet, got {getattr(plan, key)}", f"use {key}: 1"
     if inputs.sms_for_communication >= gpu.sms.value:
@@ -111,6 +110,15 @@ def _obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str, str]]
     problems = list(_gpu_obstacles(inputs, plan))
     yield from problems
     if not problems:
+        yield from check_split(
+            model,
+            tensor_parallel=plan.tp,
+            context_parallel=plan.cp,
+            expert_tensor_parallel=plan.etp,
+            sequence_parallel=plan.sequence_parallel,
+            sequence_length=spec.sequence_length,
+            context_exchange=plan.context_exchange,
+        )
         yield from _expert_obstacles(inputs, plan)
         yield from _batch_obstacles(inputs, plan)
 
