@@ -52,7 +52,7 @@ class Machine:
 
 
 def gemm_s(p: Products, machine: Machine, o: Operators) -> Floats:
-    """Time of (grouped) matrix products.
+    """Time of (grouped or batched) matrix products.
 
     The output is cut into tiles, the tiles run in waves over the SMs, each tile costs its inner loop plus a ramp; the
     fastest tile shape (and split of the inner dimension) is taken, as a tuned library would. Memory time runs beside.
@@ -68,7 +68,8 @@ def gemm_s(p: Products, machine: Machine, o: Operators) -> Floats:
     Domain: dense operands resident in device memory; between a few and a few million tiles.
     """
     memory_bytes_per_s = machine.memory_bytes_per_s * p.memory_share
-    groups, m, n, k = (np.asarray(column, dtype=float) for column in (o.groups, o.m, o.n, o.k))
+    m, n, k = (np.asarray(column, dtype=float) for column in (o.m, o.n, o.k))
+    groups = np.asarray(o.groups, dtype=float) * o.batch  # their tiles share the waves
     compute = _tiles_s(p, machine, groups, m, n, k)
     if p.split_k:
         few = groups * np.ceil(m / TILES[0][0]) * np.ceil(n / TILES[0][1]) < SPLIT_BELOW * machine.sms_used

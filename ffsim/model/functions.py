@@ -166,6 +166,28 @@ def _(dy: Array, x: Array) -> Any:
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * x * x))
 
 
+@operator("elementwise", masks=("mask",))
+def dropout(x: Array, mask: Array, rate: float) -> Any:
+    """Keep where ``mask``, scaled up by what is dropped: ``x mask / (1 - rate)``."""
+    return x * mask / (1 - rate)
+
+
+@dropout.grad("x")
+def _(dy: Array, mask: Array, rate: float) -> Any:
+    return dy * mask / (1 - rate)
+
+
+@operator("elementwise", masks=("mask",))
+def dropout_add(residual: Array, x: Array, mask: Array, rate: float) -> Any:
+    """`dropout` and the residual sum in one pass, as training frameworks fuse them."""
+    return residual + x * mask / (1 - rate)
+
+
+@dropout_add.grad("residual", "x")
+def _(dy: Array, mask: Array, rate: float) -> Any:
+    return dy, dy * mask / (1 - rate)
+
+
 # --- views: free on a GPU ---------------------------------------------------------------------------------------------
 
 
@@ -221,6 +243,19 @@ def _(dy: Array, x_shape: Dims, start: int, stop: int, axis: int) -> Any:
         gradient[start:stop] = dy
     else:
         gradient[:, start:stop] = dy
+    return gradient
+
+
+@operator("view")
+def pick(x: Array, rows: Array) -> Any:
+    """Rows of a table by number, none twice."""
+    return x[rows]
+
+
+@pick.grad("x")
+def _(dy: Array, x_shape: Dims, rows: Array) -> Any:
+    gradient = np.zeros_like(dy, shape=x_shape)
+    gradient[rows] = dy
     return gradient
 
 
@@ -357,6 +392,19 @@ def combine(rows: Array, order: Array, top_k: int) -> Any:
 @combine.grad("rows")
 def _(dy: Array, order: Array, top_k: int) -> Any:
     return dy[order // top_k]
+
+
+@operator("elementwise")
+def sort_rows(rows: Array, order: Array) -> Any:
+    """Rows in another order: those of several ranks by expert."""
+    return rows[order]
+
+
+@sort_rows.grad("rows")
+def _(dy: Array, order: Array) -> Any:
+    gradient = np.zeros_like(dy)
+    gradient[order] = dy
+    return gradient
 
 
 @operator("view")

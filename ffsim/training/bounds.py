@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffsim.engine import Costs
-from ffsim.schedules import OpTimes, dualpipe_bubble, dualpipe_v_bubble, one_f_one_b_bubble
+from ffsim.schedules import SCHEDULES, OpTimes, one_f_one_b_bubble
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
@@ -52,7 +52,9 @@ def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int =
     kinds: list[str] = [op.kind for _, op in program.ops]
     spent = [max(a, b) if kind == "FB" else a + b for a, b, kind in zip(compute, traffic, kinds, strict=True)]
     computing, busy = _per_rank(program, layout, compute), _per_rank(program, layout, spent)
-    after = [_after(program.slots, idle, rank) for rank in range(layout.pp)]
+    runs = np.bincount(program.graph.slot, minlength=len(program.slots)).tolist()
+    in_all = [count * seconds for count, seconds in zip(runs, idle, strict=True)]
+    after = [_after(program.slots, in_all, rank) for rank in range(layout.pp)]
     send = max((idle[n] for n, slot in enumerate(program.slots) if isinstance(slot, SendSlot)), default=0.0)
     sync = max(step + gather for _, step, gather in after) + max(reduce for reduce, _, _ in after)
 
@@ -86,17 +88,17 @@ def _per_rank(program: Program, layout: Layout, seconds: list[float]) -> list[fl
     return totals
 
 
-def _after(slots: tuple[Slot, ...], idle: list[float], rank: int) -> tuple[float, float, float]:
-    """Reduction, optimizer and gathering seconds of a rank after the pipeline."""
+def _after(slots: tuple[Slot, ...], spent: list[float], rank: int) -> tuple[float, float, float]:
+    """Reduction, optimizer and gathering seconds of a rank, beside its passes or after them."""
     reduce = step = gather = 0.0
     for number, slot in enumerate(slots):
         if isinstance(slot, SyncSlot) and slot.rank == rank:
             if slot.operation == "gather":
-                gather += idle[number]
+                gather += spent[number]
             else:
-                reduce += idle[number]
+                reduce += spent[number]
         elif isinstance(slot, OptimizerSlot) and slot.rank == rank:
-            step = idle[number]
+            step = spent[number]
     return reduce, step, gather
 
 
@@ -140,9 +142,13 @@ def _uniform(layout: Layout, t: OpTimes) -> float:
     """Step of a schedule whose operations take the same time on every rank."""
     modules = len(layout.schedule.placement[0])
     passes = layout.n_micro_batches * (1 if layout.schedule.both_ends else modules)
-    return passes * t.fb + _bubble(layout, t)
+    bubble = _bubble(layout, t)
+    if SCHEDULES[layout.schedule.name].needs_times:  # an order made for other durations may idle for longer
+        bubble = max(bubble, one_f_one_b_bubble(layout.pp, t))
+    return passes * t.fb + bubble
 
 
 def _bubble(layout: Layout, t: OpTimes) -> float:
-    formula = {"1f1b": one_f_one_b_bubble, "dualpipe": dualpipe_bubble, "dualpipev": dualpipe_v_bubble}
-    return max(0.0, formula[layout.schedule.name](layout.pp, t))
+    family, chunks = SCHEDULES[layout.schedule.name], len(layout.schedule.placement[0])
+    bubble = family.bubble(layout.pp, layout.n_micro_batches, chunks, t)
+    return max(0.0, one_f_one_b_bubble(layout.pp, t) if bubble is None else bubble)

@@ -58,12 +58,19 @@ class Inputs:
         )
 
     @property
+    def overlaps_nccl(self) -> bool:
+        """Whether anything is computed beside kernels of NCCL."""
+        plan, overlap = self.spec.plan, self.overlap
+        inside = plan.tp > 1 or plan.cp > 1 or plan.etp > 1
+        return bool(inside or overlap.gradients or overlap.parameters or plan.zero == 3)
+
+    @property
     def redundant_experts(self) -> int:
         """Copies of experts per layer."""
         return self.spec.expert_loads.redundant_experts if self.spec.expert_loads else 0
 
-    def expert_load(self, ep: int) -> ExpertLoad:
-        """How unevenly the experts on ``ep`` ranks are used: by the workload's loads, else as assumed.
+    def expert_load(self, ep: int, per_node: int | None = None) -> ExpertLoad:
+        """How unevenly the experts on ``ep`` ranks, so many on every node, are used: by the loads, else as assumed.
 
         The assumption stands for rows and bytes alike; its reach is that of balanced experts, and bytes are counted in
         units of it (`ffsim.training.traffic.Message.unit`).
@@ -72,12 +79,13 @@ class Inputs:
         assert moe is not None
         best = 2 if moe.bias else 1  # as `choose_experts` judges groups
         routing = Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups, best=best)
-        per_node = min(ep, self.cluster.gpus_per_node)
+        per_node = per_node or min(ep, self.cluster.gpus_per_node)
         if self.expert_tokens is None or placing is None:
             assumed = self.spec.assumptions.expert_load.value
             reach = routing.reach(ep // per_node, per_node)
             return ExpertLoad(busiest_over_mean=assumed, fullest_over_mean=assumed, reach=reach)
-        n_stages = self.spec.plan.pp * SCHEDULES[self.spec.plan.schedule].stages_per_rank
+        plan = self.spec.plan
+        n_stages = plan.pp * SCHEDULES[plan.schedule].stages(plan.vpp)
         per_stage = max(1, self.model.layers // n_stages)
         return expert_load(self.expert_tokens, placing, routing, ep // per_node, per_node, per_stage)
 

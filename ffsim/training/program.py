@@ -18,15 +18,18 @@ from ffsim.training.blocks import (
     LANES,
     Block,
     Lane,
+    Making,
     SendSlot,
     Slot,
     make_block,
 )
-from ffsim.training.costs import Pieces
+from ffsim.training.costs import Condition, Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
+from ffsim.training.recipes import make_recipes
 from ffsim.training.stages import Stage
-from ffsim.training.synchronise import Pass, add_synchronisation
+from ffsim.training.synchronise import Borders, Pass, add_synchronisation, beside
+from ffsim.training.traffic import boundary_gather
 
 Ints = np.ndarray[Any, Any]
 
@@ -120,38 +123,54 @@ class _Template:
     categories: Ints
     labels: Ints
     edges: Ints
+    borders: tuple[Borders, Borders]
 
     @classmethod
-    def of(cls, block: Block, collector: _Collector) -> _Template:
+    def of(cls, block: Block, collector: _Collector, *, split: bool) -> _Template:
         return cls(
             lanes=np.array([NO_LANE if lane is None else LANES.index(lane) for lane in block.lanes]),
             slots=np.array([collector.slot(slot) for slot in block.slots]),
             categories=np.array(block.categories),
             labels=np.array(block.labels),
             edges=np.array(block.edges, dtype=np.int64).reshape(-1, 2),
+            borders=(block.begins, block.ends) if split else ({}, {}),
         )
+
+    def borders_at(self, first: int) -> list[Borders]:
+        """First and last tasks of the pieces of a copy that begins with a task."""
+        return [
+            {half: {place: first + task for place, task in places.items()} for half, places in borders.items()}
+            for borders in self.borders
+        ]
 
 
 def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces) -> Program:
     """Lay out one optimizer step: the pipeline, then gradient reduction, optimizer and parameter gathering."""
     schedule = layout.schedule
-    experts = frozenset(kind for kind, lowered in pieces.lowered.items() if lowered.has_experts and layout.ep > 1)
+    making = Making(
+        recipes=make_recipes(inputs, pieces),
+        tensor_chunks=layout.tp if inputs.overlap.tensor else 1,
+        host=inputs.software.host_issue.value > 0,
+    )
     collector = _Collector()
-    templates: dict[tuple[int, Op], _Template] = {}
+    templates: dict[tuple[int, Op, bool, Condition | None], _Template] = {}
     starts: list[int] = []
     ends: list[int] = []
     ops: list[tuple[int, Op]] = []
     passes: list[Pass] = []
+    ask = beside(inputs, layout)
     for rank, position, op in schedule.walk():
-        key = (rank, op._replace(chunk=0, chunk2=0))
+        split, condition = ask(rank, position, op)
+        key = (rank, op._replace(chunk=0, chunk2=0), split, condition)
         if key not in templates:
             own = tuple(stages[stage] for stage in schedule.placement[rank])
-            templates[key] = _Template.of(make_block(op, rank, own, experts), collector)
+            block = make_block(op, rank, own, making, split=split, condition=condition)
+            templates[key] = _Template.of(block, collector, split=split)
         first = collector.add_block(templates[key], rank)
         starts.append(first)
         ends.append(collector.n_tasks - 1)
         ops.append((rank, op))
-        passes.append(Pass(rank, position, op, first, ends[-1], {}, {}))
+        passes.append(Pass(rank, position, op, first, ends[-1], *templates[key].borders_at(first)))
     _add_messages(inputs, layout, collector, starts, ends)
     add_synchronisation(inputs, layout, stages, pieces, collector, passes)
     return collector.program(tuple(ops))
@@ -161,14 +180,19 @@ def _add_messages(inputs: Inputs, layout: Layout, collector: _Collector, starts:
     """Every pipeline message as a task of the sender, on one lane per direction."""
     plan = plan_messages(layout.schedule, inputs.spec.plan.messages)
     n_ops = len(starts)
-    tasks = []
+    tasks, arrived = [], []
     for source, target in plan.ends:
         lane: Lane = "send_next" if target > source else "send_previous"
         tasks.append(collector.add_task(SendSlot(source, target), source, lane, "send", f"to rank {target}"))
+        arrived.append(tasks[-1])
+        gather = boundary_gather(inputs, layout, target)
+        if gather is not None:
+            arrived[-1] = collector.add_task(gather, target, None, "tensor", f"gather from rank {source}")
+            collector.add_edges([(tasks[-1], arrived[-1])])
     collector.add_edges(
         [
             (
-                ends[before] if before < n_ops else tasks[before - n_ops],
+                ends[before] if before < n_ops else arrived[before - n_ops],
                 starts[after] if after < n_ops else tasks[after - n_ops],
             )
             for before, after in plan.edges

@@ -12,6 +12,7 @@ from ffsim.model.spec import ModelSpec
 from ffsim.schedules import Schedule
 from ffsim.training.costs import Pieces
 
+LAYERS: tuple[PieceKind, ...] = ("dense", "moe", "mtp")
 TIE_DIGITS = 9  # nanoseconds: sums taken in another order must not decide
 
 
@@ -24,15 +25,27 @@ class Stage:
         layers: its decoder layers: first, one past the last.
         embedding_copy: whether it holds a copy of the embedding, which its tied head or MTP modules use, because the
             rank that holds the embedding itself is another one.
+        replayed: places of the pieces whose forward pass is run again before their backward pass, where the plan
+            recomputes whole layers.
     """
 
     pieces: tuple[PieceKind, ...]
     layers: tuple[int, int]
     embedding_copy: bool = False
+    replayed: frozenset[int] = frozenset()
 
 
-def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
-    """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last."""
+def make_stages(
+    model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...], recompute_layers: int | None = None
+) -> tuple[Stage, ...]:
+    """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last.
+
+    Args:
+        model: the layers.
+        schedule: which rank holds which stages.
+        layers_per_stage: layers of each stage.
+        recompute_layers: layers of every stage, its first ones, that recomputing whole layers is for; all by default.
+    """
     wanted_twice = model.tied or model.mtp_layers > 0
     apart = not any({0, schedule.n_stages - 1} <= set(held) for held in schedule.placement)
     stages = []
@@ -47,7 +60,8 @@ def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[in
             for _ in range(model.mtp_layers):
                 pieces += ("mtp", "head")
         copy = number == len(layers_per_stage) - 1 and wanted_twice and apart
-        stages.append(Stage(tuple(pieces), (first, first + size), copy))
+        layers = [place for place, piece in enumerate(pieces) if piece in LAYERS]
+        stages.append(Stage(tuple(pieces), (first, first + size), copy, frozenset(layers[:recompute_layers])))
         first += size
     return tuple(stages)
 

@@ -11,7 +11,7 @@ from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
 from ffsim.training.bounds import Bounds, bounds
 from ffsim.training.breakdown import Breakdown, break_down
-from ffsim.training.costs import CONDITIONS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
+from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
@@ -127,7 +127,8 @@ def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -
     """The stages as the plan gives them, else the best balanced; among equals the first that fits in memory."""
     by_hand = inputs.spec.plan.layers_per_stage
     splits = (by_hand,) if by_hand else balance(inputs.model, layout.schedule, piece_seconds(pieces, times))
-    options = [make_stages(inputs.model, layout.schedule, sizes) for sizes in splits]
+    replayed = inputs.spec.plan.recompute_layers
+    options = [make_stages(inputs.model, layout.schedule, sizes, replayed) for sizes in splits]
     if len(options) == 1:
         return options[0]
     fitting = (stages for stages in options if overflow(inputs, memory(inputs, layout, stages, pieces)) is None)
@@ -136,9 +137,8 @@ def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -
 
 def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
     """Compute time of one forward and backward of every piece, beside communication."""
-    condition = CONDITIONS[-1]
     return {
-        kind: times.total([entry(kind, phase, segment, condition) for phase in PHASES for segment in range(3)])
+        kind: times.total([entry(kind, phase, at, "beside") for phase in PHASES for at in range(MAX_SEGMENTS)])
         for kind in pieces.lowered
     }
 

@@ -13,7 +13,7 @@ from ffsim.training.blocks import SyncSlot
 from ffsim.training.host_reduce import HostReduction, nodes_of, reduces_in_hosts
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import GroupKind, Layout
-from ffsim.training.sync_ways import NcclGroup, ranks_per_node
+from ffsim.training.nccl_costs import ranks_per_node
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -43,12 +43,11 @@ def in_hosts(inputs: Inputs, slot: SyncSlot) -> bool:
     return reduces_in_hosts(inputs) and slot.operation != "gather" and slot.what != "embedding"
 
 
-def sync_way(inputs: Inputs, slot: SyncSlot, groups: Ints) -> HostReduction | NcclGroup:
-    """Who does it."""
+def host_reduction(inputs: Inputs, slot: SyncSlot, groups: Ints) -> HostReduction | None:
+    """HFReduce, if it does it."""
     if not in_hosts(inputs, slot):
-        return NcclGroup.of(inputs, groups)
-    nodes = nodes_of(groups, inputs.cluster.gpus_per_node)
-    return _host_reduction(inputs.topology, nodes, _nvlink(inputs))
+        return None
+    return _host_reduction(inputs.topology, nodes_of(groups, inputs.cluster.gpus_per_node), _nvlink(inputs))
 
 
 @lru_cache(maxsize=64)

@@ -10,10 +10,10 @@ before every use and frees it after (FSDP). All of it is issued in one order on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from ffsim.schedules import Op
-from ffsim.training.blocks import Lane, Operation, OptimizerSlot, Slot, SyncSlot
+from ffsim.training.blocks import Half, Lane, Operation, OptimizerSlot, Slot, SyncSlot
 from ffsim.training.buckets import Bucket, buckets, pieces_alone, whole
 from ffsim.training.costs import Condition, Pieces
 from ffsim.training.host_reduce import reduces_in_hosts
@@ -21,7 +21,7 @@ from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.stages import Stage
 
-Half = Literal["F", "B"]
+Borders = Mapping[Half, Mapping[int, int]]
 
 
 class Collector(Protocol):
@@ -47,8 +47,8 @@ class Pass(NamedTuple):
     op: Op
     first: int
     last: int
-    begins: Mapping[Half, Mapping[int, int]]
-    ends: Mapping[Half, Mapping[int, int]]
+    begins: Borders
+    ends: Borders
 
 
 class Beside(NamedTuple):

@@ -12,7 +12,7 @@ from ffsim.errors import ModelDomainError
 from ffsim.schedules import SCHEDULES
 from ffsim.study import Scenario, run
 from ffsim.study.scenario import load
-from ffsim.training.blocks import OptimizerSlot, SendSlot, SyncSlot
+from ffsim.training.blocks import LANES, OptimizerSlot, SendSlot, SyncSlot
 from ffsim.training.limits import limits
 from ffsim.training.memory import least_bytes
 from ffsim.training.plans import lay_out
@@ -212,7 +212,7 @@ def test_busy_time_is_no_less_than_exposed_time(v3):
 
 def test_operations_never_overlap_on_a_rank(v3):
     program, timeline = v3.step.prepared.program, v3.step.timeline
-    rows = np.flatnonzero(program.graph.lane % 5 == 0)
+    rows = np.flatnonzero(program.graph.lane % len(LANES) == 0)
     rows = rows[program.graph.lane[rows] >= 0]
     for rank in range(16):
         mine = rows[program.rank[rows] == rank]
