@@ -77,9 +77,6 @@ def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     plan, gpu = inputs.spec.plan, inputs.cluster.gpu
     if plan.zero > SHARDED:
         yield "zero", f"not modelled yet, got {plan.zero}", "use zero: 1"
-    for key in ("vpp",):
-        if getattr(plan, key) != 1:
-            yield key, f"not modelled yet, got {getattr(plan, key)}", f"use {key}: 1"
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",
