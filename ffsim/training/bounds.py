@@ -78,17 +78,14 @@ def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int =
 
 def per_operation(program: Program, idle: list[float]) -> tuple[list[float], list[float], list[float]]:
     """Seconds of computing, of the host and of exchanges in every operation."""
-    compute, host, traffic = ([0.0] * len(program.ops) for _ in range(3))
-    for op, slot in zip(program.op.tolist(), program.graph.slot.tolist(), strict=True):
-        if op < 0:
-            continue
-        kind = program.slots[slot]
-        if isinstance(kind, ComputeSlot):
-            compute[op] += idle[slot]
-        elif isinstance(kind, HostSlot):
-            host[op] += idle[slot]
-        elif isinstance(kind, ExchangeSlot | GroupSlot):
-            traffic[op] += idle[slot]
+    kinds: tuple[tuple[type, ...], ...] = ((ComputeSlot,), (HostSlot,), (ExchangeSlot, GroupSlot))
+    inside = program.op >= 0
+    op, slot = program.op[inside], program.graph.slot[inside]
+    totals = []
+    for each in kinds:
+        seconds = np.array([idle[number] if isinstance(of, each) else 0.0 for number, of in enumerate(program.slots)])
+        totals.append(np.bincount(op, weights=seconds[slot], minlength=len(program.ops)).tolist())
+    compute, host, traffic = totals
     return compute, host, traffic
 
 

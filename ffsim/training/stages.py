@@ -135,7 +135,13 @@ def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: 
     def longest(stage: int, first: int) -> float:
         if stage == n_stages:
             return 0.0
-        return min(max(seconds(stage, first, size), longest(stage + 1, first + size)) for size in sizes(stage, first))
+        best = inf
+        for size in sizes(stage, first):
+            here = seconds(stage, first, size)
+            if here >= best:  # and so are all larger ones
+                break
+            best = min(best, max(here, longest(stage + 1, first + size)))
+        return best
 
     limit = round(longest(0, 0), TIE_DIGITS)
 
@@ -146,9 +152,10 @@ def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: 
         options = []
         for size in sizes(stage, first):
             here = seconds(stage, first, size)
+            if round(here, TIE_DIGITS) > limit:
+                break
             squares, rest = evenest(stage + 1, first + size)
-            if round(here, TIE_DIGITS) <= limit:
-                options.append((round(here * here + squares, 2 * TIE_DIGITS), (size, *rest)))
+            options.append((round(here * here + squares, 2 * TIE_DIGITS), (size, *rest)))
         return min(options, default=(inf, ()))
 
     return evenest(0, 0)[1]
