@@ -41,6 +41,7 @@ Category = Literal[
     "combine",
     GroupLane,
     "send",
+    "parameters",
     "sync",
     "optimizer",
     "host",
@@ -98,14 +99,20 @@ class SendSlot(NamedTuple):
 class SyncSlot(NamedTuple):
     """What a rank does of one gradient reduction or parameter gathering of a stage.
 
-    ``reduce`` and ``gather`` move shards (ZeRO-1), ``all-reduce`` whole gradients; ``embedding`` is the copy on the
-    last stage, which is summed up with the first stage's.
+    ``reduce`` and ``gather`` move shards (ZeRO), ``all-reduce`` whole gradients; ``embedding`` is the copy on the last
+    stage, which is summed up with the first stage's.
+
+    Attributes:
+        parameters: how many a rank's whole buffer holds.
+        calls: collectives of equal size that it is spread over, one after the other.
     """
 
     operation: Operation
     what: What
     stage: int
     rank: int
+    parameters: int
+    calls: int
 
 
 class OptimizerSlot(NamedTuple):

@@ -32,6 +32,7 @@ EXPOSED = {
     "tensor": "exposed/tensor",
     "context": "exposed/context",
     "expert_tensor": "exposed/expert_tensor",
+    "parameters": "exposed/parameters",
     "sync": "exposed/gradient_sync",
     "send": "exposed/pipeline_send",
     "host": "host",

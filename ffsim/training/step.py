@@ -131,7 +131,7 @@ def _program(
     inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, times: PieceTimes
 ) -> tuple[Program, Messages, Costs]:
     program = build_program(inputs, layout, stages, pieces)
-    messages = trace_messages(inputs, layout, stages, pieces, program.slots)
+    messages = trace_messages(inputs, layout, program.slots)
     return program, messages, slot_costs(inputs, layout, stages, pieces, times, program.slots, messages)
 
 
@@ -208,9 +208,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         )
     if depth == "full":
         check_full(prepared.inputs, prepared.layout)
-        graph, costs = replicate(
-            prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
-        )
+        graph, costs = replicate(prepared.inputs, prepared.layout, prepared.program, prepared.costs)
         everything = execute(graph, costs)
         n = prepared.program.graph.n_tasks
         timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)
