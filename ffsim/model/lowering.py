@@ -118,6 +118,10 @@ def _forward_product(call: Call, place: Place) -> list[Row]:
     return [place.cast(call.inputs["x"].size), product]
 
 
+def _forward_convolution(call: Call, place: Place) -> list[Row]:
+    return [place.convolution(call.products[0], (call.inputs["x"], call.inputs["w"]), call.y)]
+
+
 def _forward_attention(call: Call, place: Place) -> list[Row]:
     kept, used = place.precision.attention_output_bytes, place.precision.activation_bytes
     scores = call.products[0]
@@ -163,6 +167,7 @@ def _forward_combine(call: Call, place: Place) -> list[Row]:
 _FORWARD: dict[str, Callable[[Call, Place], list[Row]]] = {
     "gemm": _forward_product,
     "grouped_gemm": _forward_product,
+    "convolution": _forward_convolution,
     "attention": _forward_attention,
     "index": _forward_index,
     "elementwise": _forward_elementwise,
@@ -211,6 +216,11 @@ def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
         casts.cast(dy, read=1 if grouped else BF16_BYTES, what="transpose gradient"),
         product,
     ]
+
+
+def _gradient_convolution(gradient_call: GradientCall, place: Place) -> list[Row]:
+    other = gradient_call.call.inputs["w" if place.phase == "B" else "x"]
+    return [place.convolution(gradient_call.products[0], (gradient_call.dy, other), gradient_call.results[0])]
 
 
 def _gradient_attention(gradient_call: GradientCall, place: Place) -> list[Row]:
@@ -264,6 +274,7 @@ def _gradient_combine(gradient_call: GradientCall, place: Place) -> list[Row]:
 _GRADIENT: dict[str, Callable[[GradientCall, Place], list[Row]]] = {
     "gemm": _gradient_product,
     "grouped_gemm": _gradient_product,
+    "convolution": _gradient_convolution,
     "attention": _gradient_attention,
     "elementwise": _gradient_elementwise,
     "view": lambda *_: [],

@@ -22,6 +22,7 @@ Family = Literal[
     "attention_decode",
     "elementwise",
     "host_copy",
+    "convolution",
 ]
 
 
@@ -34,7 +35,8 @@ class Row:
         phase: F forward, B input gradient (recomputation included), W weight gradient.
         segment: 0 before the expert dispatch, 1 between dispatch and combine, 2 after.
         family, dtype: which cost model it belongs to.
-        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths.
+        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths;
+            a convolution is the product of every pixel's neighbourhood with the filters.
         batch: equal products that one batched call computes, as unfused attention's are (sequences x heads of them).
         flop: useful work, causal attention counted exactly.
         read_bytes, write_bytes: traffic of a fused kernel: every operand once.

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ffsim.errors import ModelDomainError, Problem
+from ffsim.model import cnn, layers
 from ffsim.model import functions as f
-from ffsim.model import layers
 from ffsim.model.arrays import Shape
 from ffsim.model.cache import Cache
 from ffsim.model.lowering import Lowered, Recompute, lower
@@ -24,10 +25,10 @@ from ffsim.model.parameters import (
     shape_arrays,
 )
 from ffsim.model.precision import Precision
-from ffsim.model.spec import Gqa, Mla, ModelSpec
+from ffsim.model.spec import CnnSpec, Gqa, Mla, ModelSpec
 from ffsim.model.tape import Tape, recording
 
-PieceKind = Literal["embedding", "dense", "moe", "mtp", "head"]
+PieceKind = Literal["embedding", "dense", "moe", "mtp", "head", "convolutions", "classifier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +66,12 @@ def layer_kind(spec: ModelSpec, layer: int) -> PieceKind:
     return "moe" if spec.is_moe(layer) else "dense"
 
 
-def piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int = 1, redundant_experts: int = 0) -> Shapes:
+def piece_shapes(
+    spec: ModelSpec | CnnSpec, kind: PieceKind, expert_parallel: int = 1, redundant_experts: int = 0
+) -> Shapes:
     """Parameters that one rank holds for a piece; a tied head shares the embedding's table and has none of its own."""
+    if isinstance(spec, CnnSpec):
+        return cnn.cnn_shapes(spec, cnn_piece(kind))
     extra = redundant_experts // expert_parallel
     shapes = _piece_shapes(spec, kind, expert_parallel)
     return {
@@ -85,16 +90,49 @@ def _piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int) -> Sha
     return layer_shapes(spec, layer, expert_parallel=expert_parallel)
 
 
-def lower_piece(spec: ModelSpec, kind: PieceKind, work: Workpiece) -> Lowered:
+def cnn_piece(kind: PieceKind) -> cnn.CnnPiece:
+    """The piece of a convolutional model that is meant.
+
+    Raises:
+        ModelDomainError: it is a transformer's.
+    """
+    if kind == "convolutions" or kind == "classifier":  # noqa: PLR1714 - a set would not narrow the type
+        return kind
+    what = f"a convolutional model has no piece {kind!r}"
+    raise ModelDomainError(Problem(what=what, fix="use convolutions or classifier"))
+
+
+def lower_piece(spec: ModelSpec | CnnSpec, kind: PieceKind, work: Workpiece) -> Lowered:
     """Record one pass over a piece on shape-only arrays and lower it to kernels.
 
-    The MTP module does not include its output head, which is the model's own head run once more.
+    The MTP module does not include its output head, which is the model's own head run once more. Of a convolutional
+    model ``work.micro_batch`` counts images.
+
+    Raises:
+        ModelDomainError: the model has no such piece, or a convolutional one is to be recomputed or cut in sequences.
     """
+    if isinstance(spec, CnnSpec):
+        return _lower_cnn(spec, cnn_piece(kind), work)
     p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel, work.redundant_experts))
     x = Shape(work.micro_batch, work.sequence_length, spec.hidden)
     tokens = Shape(work.micro_batch, work.sequence_length)
     with recording() as tape:
         y = _run(spec, kind, p, x, tokens)
+    tape.backward([(y, Shape(*y.shape))])
+    return _lowered(tape, work)
+
+
+def _lower_cnn(spec: CnnSpec, kind: cnn.CnnPiece, work: Workpiece) -> Lowered:
+    if work.sequence_length != 1 or work.recompute:
+        what = f"{spec.title} takes images, not sequences of {work.sequence_length} with recompute {work.recompute!r}"
+        raise ModelDomainError(Problem(what=what, fix="use sequence_length: 1 and recompute: none"))
+    p = shape_arrays(piece_shapes(spec, kind))
+    x = Shape(*cnn.cnn_input(spec, kind, work.micro_batch))
+    with recording() as tape:
+        if kind == "convolutions":
+            y = cnn.convolutions(spec, p, x)
+        else:
+            y = f.cross_entropy(cnn.logits(spec, p, x), Shape(work.micro_batch))
     tape.backward([(y, Shape(*y.shape))])
     return _lowered(tape, work)
 

@@ -20,7 +20,9 @@ import numpy as np
 from ffsim.errors import ModelDomainError, Problem
 from ffsim.model.arrays import Array, Dims, Product, Shape, metered
 
-Kind = Literal["gemm", "grouped_gemm", "attention", "index", "elementwise", "view", "dispatch", "combine"]
+Kind = Literal[
+    "gemm", "grouped_gemm", "convolution", "attention", "index", "elementwise", "view", "dispatch", "combine"
+]
 Phase = Literal["F", "B", "W"]
 Tensors = tuple[Array, ...]
 
