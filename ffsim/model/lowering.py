@@ -73,35 +73,56 @@ def lower(
         messages between them; and the bytes kept.
     """
     segments = Segments.find(tape.calls)
-
-    def place(call: Call, phase: Phase, name: str) -> Place:
-        moves_rows = _of_experts(call) or call.operator.kind == "combine"
-        return Place(name, phase, segments.of[id(call)], precision, expert_load if moves_rows else 1.0)
-
-    def forward(calls: Sequence[Call], phase: Phase) -> list[Row]:
-        suffix = "" if phase == "F" else " (recomputed)"
-        run = (call for call in calls if not (fused_biases and call.operator.name == "add_bias"))
-        return [row for call in run for row in _forward(call, place(call, phase, call.name + suffix))]
-
     found = retained(tape, precision, recompute, segments)
-    rows = forward(tape.calls, "F")
+    run = _Run(segments, precision, expert_load)
+    calls = [call for call in tape.calls if not (fused_biases and call.operator.name == "add_bias")]
+    rows = run.forward(calls, "F")
     if "layer" in recompute:
-        rows += forward(tape.calls, "R")
-    rows += forward(found.replayed, "B")
-    rows += _backward(tape, lambda call, phase: place(call, phase, call.name))
+        rows += run.forward(calls, "R")
+    rows += run.replay(found)
+    rows += _backward(tape, lambda call, phase: run.place(call, phase, call.name))
     kept, of_experts = _kept_bytes(tape, found, expert_load)
     lowered = Lowered(
         operators=Operators.of(rows),
         saved_bytes=kept,
         saved_expert_bytes=of_experts,
         has_experts=any(call.operator.kind == "dispatch" for call in tape.calls),
-        cuts=segments.exchanges(tape, precision, expert_load, found.again),
+        cuts=segments.exchanges(tape, precision, run.load_of, found.again),
         weight_bytes=held_for_weights(tape, precision),
     )
     if "layer" not in recompute:
         return lowered
     first = sum(found.kept[at] for at in found.inputs)
     return replace(lowered, saved_bytes=first, saved_expert_bytes=0.0, replayed_bytes=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What places the calls of a tape in the table."""
+
+    segments: Segments
+    precision: Precision
+    expert_load: float
+
+    def load_of(self, call: Call) -> float:
+        return self.expert_load if _of_experts(call) or call.operator.kind == "combine" else 1.0
+
+    def place(self, call: Call, phase: Phase, name: str) -> Place:
+        return Place(name, phase, self.segments.of[id(call)], self.precision, self.load_of(call))
+
+    def forward(self, calls: Sequence[Call], phase: Phase) -> list[Row]:
+        suffix = " (recomputed)" if phase == "R" else ""
+        return [row for call in calls for row in _forward(call, self.place(call, phase, call.name + suffix))]
+
+    def replay(self, found: Retained) -> list[Row]:
+        """Calls that run again in their own segment, or before the message that brings what they give."""
+        sent = {id(x): each.segment for each in found.again for x in each.call.inputs.values()}
+        rows: list[Row] = []
+        for call in found.replayed:
+            at = self.place(call, "B", f"{call.name} (recomputed)")
+            later = [sent[id(y)] + 1 for y in call.outputs if id(y) in sent]
+            rows += _forward(call, replace(at, segment=max([at.segment, *later])))
+        return rows
 
 
 def _kept_bytes(tape: Tape, found: Retained, expert_load: float) -> tuple[float, float]:

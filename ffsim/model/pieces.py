@@ -14,6 +14,7 @@ from ffsim.model.arrays import Shape
 from ffsim.model.cache import Cache
 from ffsim.model.execution import AttentionKernels, ContextExchange, Execution, executing
 from ffsim.model.lowering import Lowered, Recompute, lower
+from ffsim.model.maps import normed
 from ffsim.model.operators import Operators
 from ffsim.model.parameters import (
     Arrays,
@@ -242,7 +243,7 @@ def _run(spec: ModelSpec, kind: PieceKind, p: Arrays, x: Shape, tokens: Shape, c
     if kind != "mtp":
         return layers.layer(spec, p, x, tables, cache=cache)
     inner = layers.mtp_input(p, x, layers.embedding({"embed": Shape(spec.vocab, spec.hidden)}, tokens))
-    return layers.normed(p, "mtp_norm", layers.layer(spec, p, inner, tables, cache=cache))
+    return normed(p, "mtp_norm", layers.layer(spec, p, inner, tables, cache=cache))
 
 
 def _with_router(operators: Operators, kernels: int) -> Operators:

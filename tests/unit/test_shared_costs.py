@@ -240,6 +240,23 @@ def test_messages_of_experts_and_of_their_tensor_groups():
     ]
 
 
+def test_a_loaded_rank_sends_more_rows_and_as_many_tokens():
+    how = {"tensor_parallel": 4, "sequence_parallel": True, "expert_parallel": 64, "expert_tensor_parallel": 2}
+    even, busy = (lower_piece(V3, "moe", work(4096, 1, expert_load=load, **how)) for load in (1.0, 1.5))
+    for ours, loaded in zip(even.cuts, busy.cuts, strict=True):
+        for one, more in zip(ours.forward + ours.backward, loaded.forward + loaded.backward, strict=True):
+            assert more.size_bytes == one.size_bytes * (1.5 if one.group == "expert_tensor" else 1.0)
+
+
+def test_a_norm_that_is_recomputed_runs_before_its_result_is_gathered_again():
+    again = gpt(tensor_parallel=8, sequence_parallel=True, recompute=("norm",))
+    o = again.operators
+    replayed = {name: segment for name, segment in zip(o.name, o.segment, strict=True) if "(recomputed)" in name}
+    assert sorted(replayed.values()) == [2, 4]
+    assert [each.beside for each in again.cuts[1].backward] == [False, True]
+    assert again.saved_bytes == gpt(tensor_parallel=8, sequence_parallel=True).saved_bytes - 4 * SBH / 8
+
+
 def test_pieces_on_one_rank_send_only_to_experts():
     to, back = Exchange("dispatch", "expert", 0.0), Exchange("combine", "expert", 0.0)
     assert lower_piece(V3, "moe", work(4096, 1, FP8, expert_parallel=64)).cuts == (
