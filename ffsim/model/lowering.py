@@ -158,6 +158,10 @@ def _forward_batched(call: Call, place: Place) -> list[Row]:
     return [place.batched(call.products[0])]
 
 
+def _forward_convolution(call: Call, place: Place) -> list[Row]:
+    return [place.convolution(call.products[0], (call.inputs["x"], call.inputs["w"]), call.y)]
+
+
 def _forward_attention(call: Call, place: Place) -> list[Row]:
     kept, used = place.precision.attention_output_bytes, place.precision.activation_bytes
     scores, size = call.products[0], call.outputs[0].size
@@ -213,6 +217,7 @@ _FORWARD: dict[str, Callable[[Call, Place], list[Row]]] = {
     "gemm": _forward_product,
     "grouped_gemm": _forward_product,
     "batched": _forward_batched,
+    "convolution": _forward_convolution,
     "attention": _forward_attention,
     "index": _forward_index,
     "elementwise": _forward_elementwise,
@@ -262,6 +267,11 @@ def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
         casts.cast(dy, read=1 if grouped else BF16_BYTES, what="transpose gradient"),
         product,
     ]
+
+
+def _gradient_convolution(gradient_call: GradientCall, place: Place) -> list[Row]:
+    other = gradient_call.call.inputs["w" if place.phase == "B" else "x"]
+    return [place.convolution(gradient_call.products[0], (gradient_call.dy, other), gradient_call.results[0])]
 
 
 def _gradient_attention(gradient_call: GradientCall, place: Place) -> list[Row]:
@@ -320,6 +330,7 @@ _GRADIENT: dict[str, Callable[[GradientCall, Place], list[Row]]] = {
     "gemm": _gradient_product,
     "grouped_gemm": _gradient_product,
     "batched": lambda gradient_call, place: [place.batched(gradient_call.products[0])],
+    "convolution": _gradient_convolution,
     "attention": _gradient_attention,
     "elementwise": _gradient_elementwise,
     "view": lambda *_: [],

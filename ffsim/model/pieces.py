@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ffsim.errors import ModelDomainError, Problem
-from ffsim.model import layers
+from ffsim.model import cnn, layers
+from ffsim.model import functions as f
 from ffsim.model.arrays import Shape
 from ffsim.model.cache import Cache
 from ffsim.model.execution import AttentionKernels, ContextExchange, Execution, executing
@@ -27,13 +28,13 @@ from ffsim.model.parameters import (
     shape_arrays,
 )
 from ffsim.model.precision import Precision
-from ffsim.model.spec import Gqa, Mla, ModelSpec
+from ffsim.model.spec import CnnSpec, Gqa, Mla, ModelSpec
 from ffsim.model.split import check_split
 from ffsim.model.tape import Tape, recording
 
 DROPPED = 0.1  # of activations; costs do not depend on it
 _ALONE = Execution()
-PieceKind = Literal["embedding", "dense", "moe", "mtp", "head"]
+PieceKind = Literal["embedding", "dense", "moe", "mtp", "head", "convolutions", "classifier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ def layer_kind(spec: ModelSpec, layer: int) -> PieceKind:
 
 
 def piece_shapes(
-    spec: ModelSpec,
+    spec: ModelSpec | CnnSpec,
     kind: PieceKind,
     expert_parallel: int = 1,
     redundant_experts: int = 0,
@@ -119,6 +120,8 @@ def piece_shapes(
     A tensor group holds learned positions, norms and the projection of an MTP module whole on every rank; Megatron
     divides that projection and gathers what comes out, here each rank applies it to its own tokens.
     """
+    if isinstance(spec, CnnSpec):
+        return cnn.cnn_shapes(spec, cnn_piece(kind))
     extra = redundant_experts // expert_parallel
     degrees = {"tensor_parallel": tensor_parallel, "expert_tensor_parallel": expert_tensor_parallel}
     shapes = _piece_shapes(spec, kind, expert_parallel, degrees)
@@ -138,15 +141,30 @@ def _piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int, degree
     return layer_shapes(spec, layer, expert_parallel=expert_parallel, **degrees)
 
 
-def lower_piece(spec: ModelSpec, kind: PieceKind, work: Workpiece) -> Lowered:
+def cnn_piece(kind: PieceKind) -> cnn.CnnPiece:
+    """The piece of a convolutional model that is meant.
+
+    Raises:
+        ModelDomainError: it is a transformer's.
+    """
+    if kind == "convolutions" or kind == "classifier":  # noqa: PLR1714 - a set would not narrow the type
+        return kind
+    what = f"a convolutional model has no piece {kind!r}"
+    raise ModelDomainError(Problem(what=what, fix="use convolutions or classifier"))
+
+
+def lower_piece(spec: ModelSpec | CnnSpec, kind: PieceKind, work: Workpiece) -> Lowered:
     """Record one rank's pass over a piece on shape-only arrays and lower it to kernels and messages.
 
     The MTP module does not include its output head, which is the model's own head run once more. ``recompute: layer``
-    applies to layers, not to embedding and head.
+    applies to layers, not to embedding and head. Of a convolutional model ``work.micro_batch`` counts images.
 
     Raises:
-        ModelDomainError: the ranks cannot share the model so (`check_split`), or no kernels do what is asked.
+        ModelDomainError: the model has no such piece, the ranks cannot share it so (`check_split`), no kernels do what
+            is asked, or a convolutional model is to be recomputed, divided or cut in sequences.
     """
+    if isinstance(spec, CnnSpec):
+        return _lower_cnn(spec, cnn_piece(kind), work)
     _check(spec, work)
     shapes = piece_shapes(
         spec,
@@ -185,6 +203,25 @@ def _check(spec: ModelSpec, work: Workpiece) -> None:
             problems.append(Problem(what="unfused attention over selected keys", fix="use flash"))
     if problems:
         raise ModelDomainError(problems)
+
+
+def _lower_cnn(spec: CnnSpec, kind: cnn.CnnPiece, work: Workpiece) -> Lowered:
+    if work.sequence_length != 1 or work.recompute:
+        what = f"{spec.title} takes images, not sequences of {work.sequence_length} with recompute {work.recompute!r}"
+        raise ModelDomainError(Problem(what=what, fix="use sequence_length: 1 and recompute: none"))
+    ranks = work.tensor_parallel * work.context_parallel * work.expert_tensor_parallel
+    if ranks > 1:
+        what = f"{spec.title} has neither heads nor sequences nor experts to divide over {ranks} ranks"
+        raise ModelDomainError(Problem(what=what, fix="use tp, cp and etp 1"))
+    p = shape_arrays(piece_shapes(spec, kind))
+    x = Shape(*cnn.cnn_input(spec, kind, work.micro_batch))
+    with recording() as tape:
+        if kind == "convolutions":
+            y = cnn.convolutions(spec, p, x)
+        else:
+            y = f.cross_entropy(cnn.logits(spec, p, x), Shape(work.micro_batch))
+    tape.backward([(y, Shape(*y.shape))])
+    return _lowered(tape, work)
 
 
 def lower_decoding(spec: ModelSpec, kind: Literal["dense", "moe", "mtp"], work: Workpiece, cached: int) -> Lowered:

@@ -172,9 +172,22 @@ class CnnSpec:
     kind: Literal["cnn"]
     title: str
     source: Source
-    image: int
-    stages: tuple[tuple[int, ...], ...]
-    linears: tuple[int, ...]
+    image: Count
+    stages: tuple[tuple[Count, ...], ...]
+    linears: tuple[Count, ...]
+
+    def __post_init__(self) -> None:
+        if not self.linears or not self.stages or not all(self.stages):
+            raise ValueError("stages and linears must not be empty: give at least one width each")
+        if self.image % 2 ** len(self.stages):
+            raise ValueError(
+                f"image {self.image} cannot be halved {len(self.stages)} times: use a multiple of that power"
+            )
+
+    @property
+    def features(self) -> int:
+        """Values per image that reach the first linear layer."""
+        return int(self.stages[-1][-1] * (self.image >> len(self.stages)) ** 2)
 
     @property
     def parameters(self) -> int:
@@ -183,7 +196,7 @@ class CnnSpec:
         for width in (width for stage in self.stages for width in stage):
             total += (9 * channels + 1) * width
             channels = width
-        into = channels * (self.image >> len(self.stages)) ** 2
+        into = self.features
         for width in self.linears:
             total += (into + 1) * width
             into = width

@@ -18,6 +18,7 @@ Ints = np.ndarray[Any, Any]
 COMPUTE_CAUSES = ("forward", "input_gradient", "weight_gradient")
 FAMILY_NAMES = {
     "gemm": "products",
+    "convolution": "products",
     "grouped_gemm": "expert_products",
     "attention_forward": "attention",
     "attention_backward": "attention",

@@ -10,7 +10,7 @@ from ffsim.model.lowering import Cut, Exchange
 from ffsim.model.parameters import count
 from ffsim.model.pieces import Workpiece, lower_decoding, lower_piece, piece_shapes
 from ffsim.model.precision import load_precision
-from ffsim.model.spec import load_model
+from ffsim.model.spec import load_any_model, load_model
 from ffsim.model.split import check_split
 
 BF16, FP8 = load_precision("bf16"), load_precision("fp8")
@@ -315,3 +315,8 @@ def test_what_no_kernel_does_is_refused():
     with pytest.raises(ModelDomainError) as error:
         lower_piece(MEGATRON, "dense", work(tensor_parallel=7))
     assert str(error.value).count("over 7 ranks") == 2
+
+
+def test_images_are_not_divided_over_ranks_of_a_model():
+    with pytest.raises(ModelDomainError, match="neither heads nor sequences nor experts to divide over 2 ranks"):
+        lower_piece(load_any_model("vgg16"), "classifier", work(1, 50, tensor_parallel=2))
