@@ -31,13 +31,14 @@ from ffsim.model.exchanges import (
 )
 from ffsim.model.execution import execution, held_positions
 from ffsim.model.feed_forward import feed_forward, mixture
-from ffsim.model.maps import finished, normed, projected
+from ffsim.model.maps import finished, normed, projected, projected_together
 from ffsim.model.parameters import Arrays, Parameters
 from ffsim.model.spec import Gqa, Mla, ModelSpec, Moe
 from ffsim.model.tape import scope
 
 Tables = tuple[Array, Array]
 INDEX_EPS = 1e-6
+QKV = ("wq", "wk", "wv")
 CORE = "core"  # scope of unfused attention proper
 
 
@@ -122,9 +123,9 @@ def gqa(a: Gqa, p: Arrays, x: Array, tables: Tables | None, cache: Cache | None 
     """Grouped-query attention; without tables the positions were learned and added to the input."""
     x = entered(x)
     batch, length, _ = x.shape
-    q = f.reshape(projected(p, "wq", x), (batch, length, a.heads, a.head_dim))
-    k = f.reshape(projected(p, "wk", x), (batch, length, a.kv_heads, a.head_dim))
-    v = f.reshape(projected(p, "wv", x), (batch, length, a.kv_heads, a.head_dim))
+    q, k, v = projected_together(p, QKV, x) if execution().fused_linears else (projected(p, name, x) for name in QKV)
+    q = f.reshape(q, (batch, length, a.heads, a.head_dim))
+    k, v = (f.reshape(each, (batch, length, a.kv_heads, a.head_dim)) for each in (k, v))
     if tables is not None:
         with scope("rope"):
             q, k = attention.rotate(q, *tables), attention.rotate(k, *tables)

@@ -57,7 +57,8 @@ class Workpiece:
         expert_tensor_parallel: ranks that divide the width of each routed expert.
         attention: fused, or as products with the scores in memory between them.
         dropout: whether a share of what embedding, blocks and unfused attention give is dropped.
-        fused_biases: whether biases cost no pass of their own.
+        fused_linears: whether queries, keys and values come from one product, and biases are added by the product
+            before them or the pass after them, as training frameworks do.
     """
 
     micro_batch: int
@@ -75,7 +76,7 @@ class Workpiece:
     expert_tensor_parallel: int = 1
     attention: AttentionKernels = "flash"
     dropout: bool = False
-    fused_biases: bool = False
+    fused_linears: bool = False
 
     @property
     def tokens(self) -> int:
@@ -98,6 +99,7 @@ class Workpiece:
             expert_tensor=self.expert_tensor_parallel,
             attention=self.attention,
             dropout=DROPPED if self.dropout else 0.0,
+            fused_linears=self.fused_linears,
         )
 
 
@@ -243,7 +245,7 @@ def lower_decoding(spec: ModelSpec, kind: Literal["dense", "moe", "mtp"], work: 
         ModelDomainError: several ranks are to share the layer, or its attention is not fused.
     """
     if replace(work.execution, random=_ALONE.random) != _ALONE:
-        what = "a decoding step is costed on one rank with fused attention and without dropout"
+        what = "a decoding step is costed on one rank with fused attention, separate linear maps and no dropout"
         raise ModelDomainError(Problem(what=what, fix="leave tensor, context and expert tensor parallelism at 1"))
     p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel))
     x = Shape(work.micro_batch, work.sequence_length, spec.hidden)
@@ -266,7 +268,7 @@ def _shape_cache(a: Gqa | Mla, batch: int, tokens: int) -> Cache:
 def _lowered(tape: Tape, work: Workpiece, *, whole: bool = False) -> Lowered:
     load = work.expert_load if work.expert_parallel > 1 else 1.0  # all experts on one rank: nothing is uneven
     recompute = [name for name in work.recompute if whole or name != "layer"]
-    lowered = lower(tape, work.precision, recompute, expert_load=load, fused_biases=work.fused_biases)
+    lowered = lower(tape, work.precision, recompute, expert_load=load, fused_biases=work.fused_linears)
     return replace(lowered, operators=_with_router(lowered.operators, work.router_kernels))
 
 

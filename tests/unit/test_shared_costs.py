@@ -142,16 +142,14 @@ def test_full_recomputation_runs_the_whole_forward_pass_again():
         np.testing.assert_array_equal(getattr(forward, column), getattr(replay, column))
 
 
-def test_fused_biases_cost_no_pass_of_their_own():
-    separate, fused = gpt().operators, gpt(fused_biases=True).operators
-    gone = set(separate.name[separate.phase == "F"]) - set(fused.name[fused.phase == "F"])
-    assert gone == {f"{place}/add_bias" for place in PLACES}
-    assert fused.flop.sum() == separate.flop.sum()
-
-
-PLACES = [f"attention/{name}" for name in ("wq", "wk", "wv", "wo")] + [
-    f"feed_forward/{name}" for name in ("up", "down")
-]
+def test_fused_linear_maps_multiply_once_and_add_biases_in_passing():
+    separate, fused = gpt(tensor_parallel=8), gpt(tensor_parallel=8, fused_linears=True)
+    assert not [name for name in fused.operators.take(fused.operators.phase == "F").name if name.endswith("add_bias")]
+    (at,) = (i for i, name in enumerate(fused.operators.name) if name == "attention/wq+wk+wv/linear" and i < 9)
+    assert (fused.operators.m[at], fused.operators.n[at], fused.operators.k[at]) == (S * B, 3 * H // 8, H)
+    assert not [name for name in fused.operators.name if "wk/linear/accumulate" in name]
+    assert fused.operators.flop.sum() == separate.operators.flop.sum()
+    assert (fused.saved_bytes, fused.cuts) == (separate.saved_bytes, separate.cuts)
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------

@@ -174,7 +174,17 @@ TENSOR = {"tensor": 2}
 SEQUENCE = {"tensor": 2, "sequence_parallel": True}
 RING = {"context": 2}
 ULYSSES = {"context": 2, "context_exchange": "all-to-all"}
-DENSE = [TENSOR, SEQUENCE, RING, ULYSSES, {"context": 4}, {**SEQUENCE, **RING}, {"tensor": 2, "attention": "unfused"}]
+FUSED = {"tensor": 2, "fused_linears": True}
+DENSE = [
+    FUSED,
+    TENSOR,
+    SEQUENCE,
+    RING,
+    ULYSSES,
+    {"context": 4},
+    {**SEQUENCE, **RING},
+    {"tensor": 2, "attention": "unfused"},
+]
 
 
 @pytest.mark.parametrize("how", DENSE, ids=str)
