@@ -79,6 +79,11 @@ class Place:
             write_bytes=accumulated or groups * m * n * self.precision.activation_bytes,
         )
 
+    def batched(self, product: Product) -> Row:
+        """Equal products of activations, computed by one batched call."""
+        one = self.product("gemm", product, self.precision.product)
+        return replace(one, groups=1, batch=product.groups)
+
     def convolution(self, product: Product, read: Sequence[Array], written: Array) -> Row:
         """A convolution: the product that it amounts to, its real operands once through the memory."""
         accumulated = written.size * self.precision.gradient_bytes if self.phase == "W" else 0.0
@@ -101,7 +106,10 @@ class Place:
         scores, values = call.products
         chosen = call.inputs.get("chosen")
         keys = scores.n if chosen is None else chosen.shape[2]
-        pairs = visible_pairs(scores.m, scores.n, keys)
+        pairs: float = visible_pairs(scores.m, scores.n, keys)
+        zigzag = call.arguments.get("zigzag")
+        if zigzag is not None:  # an early and a late chunk together see as much of the past as any other two
+            pairs = visible_pairs(scores.n, scores.n, keys) / zigzag[1]
         shared = 1
         if family == "attention_decode":  # the queries that share a key are the rows of one product
             shared = call.inputs["q"].shape[2] // (call.inputs["k"].shape[2] if "k" in call.inputs else 1)
@@ -120,6 +128,7 @@ class Place:
             flop=pairs / (scores.m * scores.n) * sum(product.flop for product in products),
             read_bytes=passes * self.precision.activation_bytes * read,
             write_bytes=passes * self.precision.activation_bytes * elements(call.outputs),
+            kernels=1 if zigzag is None else zigzag[1],
         )
 
     def index(self, call: Call) -> Row:

@@ -32,8 +32,10 @@ class Row:
 
     Attributes:
         name: scope and operator (``attention/wq_b/linear``); casts and replays say so in the name.
-        phase: F forward, B input gradient (recomputation included), W weight gradient.
-        segment: 0 before the expert dispatch, 1 between dispatch and combine, 2 after.
+        phase: F forward, R forward of a whole piece computed again, B input gradient (recomputation of parts included),
+            W weight gradient.
+        segment: how many messages between ranks come before it: with experts 0 before the dispatch, 1 up to the
+            combine, 2 after it.
         family, dtype: which cost model it belongs to.
         groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths;
             a convolution is the product of every pixel's neighbourhood with the filters.
