@@ -85,6 +85,7 @@ class GroupSlot(NamedTuple):
 class HostSlot(NamedTuple):
     """The host of a rank, issuing the kernels of a sum of entries of `PieceTimes`."""
 
+    rank: int  # keeps it apart from a `ComputeSlot`, which is equal to any tuple of the same entries
     entries: tuple[int, ...]
 
 
@@ -349,7 +350,7 @@ class _Builder:
     def finish(self) -> Block:
         """Close the block with its end."""
         if self._making.host and self._computed:
-            self._add("host", HostSlot(tuple(self._computed)), "host", "issue kernels", [self._start])
+            self._add("host", HostSlot(self._rank, tuple(self._computed)), "host", "issue kernels", [self._start])
         self._block.add(None, None, "end", "end", sorted(self._loose) or [self._start])
         return self._block
 

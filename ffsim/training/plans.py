@@ -83,9 +83,6 @@ def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     if plan.zero > SHARDED and SCHEDULES[plan.schedule].both_ends:
         what = f"{plan.schedule} holds every stage on two pipeline ranks, which do not pass it at the same time"
         yield "zero", f"{what}: they cannot share gradients or parameters", "use zero: 1"
-    for key in ("vpp",):
-        if getattr(plan, key) != 1:
-            yield key, f"not modelled yet, got {getattr(plan, key)}", f"use {key}: 1"
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",

@@ -182,7 +182,8 @@ def _add_messages(inputs: Inputs, layout: Layout, collector: _Collector, starts:
     n_ops = len(starts)
     tasks, arrived = [], []
     for source, target in plan.ends:
-        lane: Lane = "send_next" if target > source else "send_previous"
+        wraps = layout.pp > 2 and abs(target - source) == layout.pp - 1  # stages dealt in turn: the last to the first
+        lane: Lane = "send_next" if (target > source) != wraps else "send_previous"
         tasks.append(collector.add_task(SendSlot(source, target), source, lane, "send", f"to rank {target}"))
         arrived.append(tasks[-1])
         gather = boundary_gather(inputs, layout, target)

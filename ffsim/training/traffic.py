@@ -227,6 +227,9 @@ class _Tracer:
         self._topology = inputs.topology
         self._capacity = class_capacities(inputs)
         self._port_owner = port_owners(inputs, layout)
+        self._per_node = inputs.cluster.gpus_per_node
+        scale_up = self._topology.bandwidth_bytes_per_s[self._topology.link_kind == LinkKind.SCALE_UP]
+        self._nodes_alike = len(scale_up) > 0 and bool((scale_up == scale_up[0]).all())
         self._folded: dict[tuple[object, ...], Demand] = {}
 
     def message(self, talk: Talk, source: int, target: int) -> Message:
@@ -266,11 +269,22 @@ class _Tracer:
 
     def _demand(self, talk: Talk) -> Demand:
         """The same for all pipeline ranks that take part in one collective."""
-        collective = talk.collective
-        key = (collective.name, collective.size_bytes, collective.n_flows, talk.groups.tobytes())
+        collective, groups = talk.collective, self._unlike(talk.groups)
+        key = (collective.name, collective.size_bytes, collective.n_flows, groups.tobytes())
         if key not in self._folded:
-            self._folded[key] = fold(collective, self._topology, talk.groups)
+            self._folded[key] = fold(collective, self._topology, groups)
         return self._folded[key]
+
+    def _unlike(self, groups: Ints) -> Ints:
+        """Groups within nodes that are alike, down to their groups: those of the first node, for all."""
+        nodes, local = np.divmod(groups, self._per_node)
+        order = np.argsort(nodes[:, 0], kind="stable")
+        n_nodes = len(np.unique(nodes[:, 0]))
+        if not self._nodes_alike or (nodes != nodes[:, :1]).any() or len(groups) % n_nodes:
+            return groups
+        by_node = local[order].reshape(n_nodes, -1, groups.shape[1])
+        filled = (nodes[order, 0].reshape(n_nodes, -1) == nodes[order, 0].reshape(n_nodes, -1)[:, :1]).all()
+        return by_node[0] if filled and (by_node == by_node[0]).all() else groups
 
     def _link(self, rank: int, one: int) -> int:
         owner = self._port_owner[rank] if one in PORTS else rank
