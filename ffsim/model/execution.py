@@ -34,6 +34,7 @@ class Execution:
         expert_tensor: ranks that divide the width of each routed expert.
         attention: one fused kernel, or products of their own with scores in memory.
         dropout: share of activations that is dropped, 0 for none.
+        fused_linears: whether queries, keys and values come from one product and biases cost no pass of their own.
         rank: place of this rank in each group, 0 where not said.
         everyone: the arrays that all ranks of a group hold, in their order; None where every rank holds the like, which
             is all that costs ask for.
@@ -47,6 +48,7 @@ class Execution:
     expert_tensor: int = 1
     attention: AttentionKernels = "flash"
     dropout: float = 0.0
+    fused_linears: bool = False
     rank: Mapping[GroupName, int] = field(default_factory=dict)
     everyone: Callable[[GroupName, Array], list[Array]] | None = None
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))

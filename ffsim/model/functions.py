@@ -166,28 +166,6 @@ def _(dy: Array, x: Array) -> Any:
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * _GELU * (1 + 3 * 0.044715 * x * x))
 
 
-@operator("elementwise", masks=("mask",))
-def dropout(x: Array, mask: Array, rate: float) -> Any:
-    """Keep where ``mask``, scaled up by what is dropped: ``x mask / (1 - rate)``."""
-    return x * mask / (1 - rate)
-
-
-@dropout.grad("x")
-def _(dy: Array, mask: Array, rate: float) -> Any:
-    return dy * mask / (1 - rate)
-
-
-@operator("elementwise", masks=("mask",))
-def dropout_add(residual: Array, x: Array, mask: Array, rate: float) -> Any:
-    """`dropout` and the residual sum in one pass, as training frameworks fuse them."""
-    return residual + x * mask / (1 - rate)
-
-
-@dropout_add.grad("residual", "x")
-def _(dy: Array, mask: Array, rate: float) -> Any:
-    return dy, dy * mask / (1 - rate)
-
-
 # --- views: free on a GPU ---------------------------------------------------------------------------------------------
 
 

@@ -46,6 +46,7 @@ class Place:
             phase=self.phase,
             segment=self.segment,
             family="elementwise",
+            dtype=self.precision.product,
             read_bytes=self.load * read_bytes,
             write_bytes=self.load * write_bytes,
         )
@@ -82,6 +83,23 @@ class Place:
         """Equal products of activations, computed by one batched call."""
         one = self.product("gemm", product, self.precision.product)
         return replace(one, groups=1, batch=product.groups)
+
+    def convolution(self, product: Product, read: Sequence[Array], written: Array) -> Row:
+        """A convolution: the product that it amounts to, its real operands once through the memory."""
+        accumulated = written.size * self.precision.gradient_bytes if self.phase == "W" else 0.0
+        return Row(
+            name=self.name,
+            phase=self.phase,
+            segment=self.segment,
+            family="convolution",
+            dtype=self.precision.product,
+            m=product.m,
+            n=product.n,
+            k=product.k,
+            flop=product.flop,
+            read_bytes=elements(read) * self.precision.activation_bytes + accumulated,
+            write_bytes=accumulated or written.size * self.precision.activation_bytes,
+        )
 
     def attention(self, family: Family, call: Call, products: Sequence[Product], passes: int) -> Row:
         """Attention as one kernel: the visible share of ``products``, every array ``passes`` times through memory."""

@@ -19,25 +19,26 @@ from ffsim.model import attention, vocabulary
 from ffsim.model import functions as f
 from ffsim.model.arrays import Array
 from ffsim.model.cache import Cache, remembered
+from ffsim.model.dropout import dropout, residual_sum
 from ffsim.model.exchanges import (
-    all_gather,
     all_reduce,
     all_to_all,
     circulate,
     entered,
-    everyone,
     gathered,
     maximum,
-    reduce_scatter,
     summed,
 )
-from ffsim.model.execution import GroupName, execution, held_positions
+from ffsim.model.execution import execution, held_positions
+from ffsim.model.feed_forward import feed_forward, mixture
+from ffsim.model.maps import finished, normed, projected, projected_together
 from ffsim.model.parameters import Arrays, Parameters
 from ffsim.model.spec import Gqa, Mla, ModelSpec, Moe
 from ffsim.model.tape import scope
 
 Tables = tuple[Array, Array]
 INDEX_EPS = 1e-6
+QKV = ("wq", "wk", "wv")
 CORE = "core"  # scope of unfused attention proper
 
 
@@ -83,37 +84,6 @@ class Rope:
         return (0.1 * self.mscale * math.log(self.factor) + 1.0) ** 2 if self.factor > 1 else 1.0
 
 
-def normed(p: Arrays, name: str, x: Array) -> Any:
-    """The norm of that name: LayerNorm where it has a bias, else RMSNorm."""
-    with scope(name):
-        bias = p.get(name + "_bias")
-        return f.rms_norm(x, p[name]) if bias is None else f.layer_norm(x, p[name], bias)
-
-
-def projected(p: Arrays, name: str, x: Array) -> Any:
-    """The linear map of that name, with its bias if it has one."""
-    with scope(name):
-        return biased(p, name, f.linear(x, p[name]))
-
-
-def finished(p: Arrays, name: str, x: Array) -> Any:
-    """The linear map that ends a block: its partial sums added up over the tensor group, then its bias."""
-    with scope(name):
-        return biased(p, name, summed(f.linear(x, p[name])))
-
-
-def biased(p: Arrays, name: str, y: Array) -> Any:
-    """With the bias of that name if there is one."""
-    bias = p.get(name + "_bias")
-    return y if bias is None else f.add_bias(y, bias)
-
-
-def residual_sum(x: Array, y: Array) -> Any:
-    """The stream plus what a block made of it, of which dropout may drop a share."""
-    e = execution()
-    return f.dropout_add(x, y, e.mask(y), e.dropout) if e.dropout else f.add(x, y)
-
-
 def attended(q: Array, k: Array, v: Array, scale: float, chosen: Array | None = None) -> Any:
     """Attention over the past, on whichever kernels and over however many ranks of a context group.
 
@@ -145,7 +115,7 @@ def core_attention(q: Array, k: Array, v: Array, scale: float, chosen: Array | N
     with scope(CORE):
         shares = attention.causal_softmax(attention.score_products(q, k), scale)
         if e.dropout:
-            shares = f.dropout(shares, e.mask(shares), e.dropout)
+            shares = dropout(shares, e.mask(shares), e.dropout)
         return attention.weigh_values(shares, v)
 
 
@@ -153,9 +123,9 @@ def gqa(a: Gqa, p: Arrays, x: Array, tables: Tables | None, cache: Cache | None 
     """Grouped-query attention; without tables the positions were learned and added to the input."""
     x = entered(x)
     batch, length, _ = x.shape
-    q = f.reshape(projected(p, "wq", x), (batch, length, a.heads, a.head_dim))
-    k = f.reshape(projected(p, "wk", x), (batch, length, a.kv_heads, a.head_dim))
-    v = f.reshape(projected(p, "wv", x), (batch, length, a.kv_heads, a.head_dim))
+    q, k, v = projected_together(p, QKV, x) if execution().fused_linears else (projected(p, name, x) for name in QKV)
+    q = f.reshape(q, (batch, length, a.heads, a.head_dim))
+    k, v = (f.reshape(each, (batch, length, a.kv_heads, a.head_dim)) for each in (k, v))
     if tables is not None:
         with scope("rope"):
             q, k = attention.rotate(q, *tables), attention.rotate(k, *tables)
@@ -267,87 +237,6 @@ def selected_keys(a: Mla, p: Arrays, x: Array, compressed: Array, tables: Tables
         return attention.choose_keys(scores, a.indexer.top_k)
 
 
-def feed_forward(p: Arrays, x: Array) -> Any:
-    """Dense feed-forward."""
-    return finished(p, "down", activated(p, entered(x)))
-
-
-def activated(p: Arrays, x: Array, prefix: str = "") -> Any:
-    """The inner half of a feed-forward: SwiGLU where the first matrix is twice as wide as the second, else GELU."""
-    inner = projected(p, prefix + "up", x)
-    gated = p[prefix + "up"].shape[0] == 2 * p[prefix + "down"].shape[1]
-    return f.swiglu(inner) if gated else f.gelu(inner)
-
-
-def route(moe: Moe, p: Arrays, x: Array) -> tuple[Any, Any]:
-    """Gate: which experts each token goes to, and with what weights.
-
-    Args:
-        moe: the experts.
-        p: ``gate`` and, for V3, ``gate_bias``.
-        x: ``[n_tokens, hidden]``.
-
-    Returns:
-        ``[n_tokens, top_k]`` indices (best first) and weights.
-    """
-    with scope("gate"):
-        scores = f.gate_scores(f.linear(x, p["gate"]), moe.scoring)
-        indices = f.choose_experts(scores, p.get("gate_bias"), moe.top_k, moe.groups, moe.top_groups)
-        return indices, f.routing_weights(scores, indices, moe.normalise, moe.scale)
-
-
-def mixture(moe: Moe, p: Arrays, x: Array) -> Any:
-    """Routed and shared experts. Source: arXiv 2401.06066, 2412.19437 s2.1.2."""
-    flat = f.reshape(x, (-1, x.shape[-1]))
-    return f.reshape(expert_sum(moe, p, flat, *route(moe, p, flat)), x.shape)
-
-
-def expert_sum(moe: Moe, p: Arrays, flat: Array, indices: Array, weights: Array) -> Any:
-    """Every token through the experts it was routed to and the shared ones: ``[n_tokens, hidden]`` to the same."""
-    experts = indices.reshape(-1)
-    order = np.argsort(experts, kind="stable")
-    rows = f.dispatch(flat, order, moe.top_k)
-    everyones = entered(flat, 0) if moe.shared else flat
-    with scope("experts"):
-        outer = routed_experts(p, rows, f.take_rows(weights, order), np.sort(experts))
-    if moe.shared:
-        with scope("shared"):
-            shared = activated(p, everyones, "shared_")
-            with scope("shared_down"):
-                shared = f.linear(shared, p["shared_down"])
-    y = f.combine(outer, order, moe.top_k)
-    if not moe.shared:
-        return y
-    with scope("shared"):
-        shared = biased(p, "shared_down", summed(shared, 0))
-    return f.add(y, shared)
-
-
-def routed_experts(p: Arrays, rows: Array, weights: Array, experts: Array) -> Any:
-    """The routed experts on the rows they got: ``[n_rows, hidden]`` to the same.
-
-    Args:
-        p: ``experts_up [n_experts, 2 width, hidden]`` and ``experts_down``; with expert tensor parallelism a part of
-            the width, for which the ranks put their rows together.
-        rows: sorted by expert.
-        weights: ``[n_rows]``, routing weights.
-        experts: ``[n_rows]``, expert of each row.
-    """
-    group: GroupName = "expert_tensor"
-    divided = execution().expert_tensor > 1
-    if divided:
-        experts = np.concatenate(everyone(group, experts))
-        order = np.argsort(experts, kind="stable")
-        rows, weights = all_gather(rows, 0, group), all_gather(weights, 0, group)
-        rows, weights = f.sort_rows(rows, order), f.take_rows(weights, order)
-    counts = np.bincount(experts, minlength=p["experts_up"].shape[0])
-    inner = f.grouped_linear(rows, p["experts_up"], counts)
-    outer = f.grouped_linear(f.weighted_swiglu(inner, weights), p["experts_down"], counts)
-    if not divided:
-        return outer
-    return reduce_scatter(f.sort_rows(outer, np.argsort(order, kind="stable")), 0, group)
-
-
 def attend(
     spec: ModelSpec, p: Arrays, x: Array, tables: Tables | None, softmax_factor: float = 1.0, cache: Cache | None = None
 ) -> Any:
@@ -388,7 +277,7 @@ def embedding(p: Arrays, tokens: Array, start: int = 0) -> Any:
             x = summed(vocabulary.embed_part(tokens, p["embed"], e.at("tensor") * p["embed"].shape[0]))
         if "positions" in p:
             x = f.add_bias(x, learned_positions(p["positions"], start, tokens.shape[1]))
-        return f.dropout(x, e.mask(x), e.dropout) if e.dropout else x
+        return dropout(x, e.mask(x), e.dropout) if e.dropout else x
 
 
 def learned_positions(table: Array, start: int, length: int) -> Any:

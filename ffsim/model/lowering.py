@@ -73,35 +73,56 @@ def lower(
         messages between them; and the bytes kept.
     """
     segments = Segments.find(tape.calls)
-
-    def place(call: Call, phase: Phase, name: str) -> Place:
-        moves_rows = _of_experts(call) or call.operator.kind == "combine"
-        return Place(name, phase, segments.of[id(call)], precision, expert_load if moves_rows else 1.0)
-
-    def forward(calls: Sequence[Call], phase: Phase) -> list[Row]:
-        suffix = "" if phase == "F" else " (recomputed)"
-        run = (call for call in calls if not (fused_biases and call.operator.name == "add_bias"))
-        return [row for call in run for row in _forward(call, place(call, phase, call.name + suffix))]
-
     found = retained(tape, precision, recompute, segments)
-    rows = forward(tape.calls, "F")
+    run = _Run(segments, precision, expert_load)
+    calls = [call for call in tape.calls if not (fused_biases and call.operator.name == "add_bias")]
+    rows = run.forward(calls, "F")
     if "layer" in recompute:
-        rows += forward(tape.calls, "R")
-    rows += forward(found.replayed, "B")
-    rows += _backward(tape, lambda call, phase: place(call, phase, call.name))
+        rows += run.forward(calls, "R")
+    rows += run.replay(found)
+    rows += _backward(tape, lambda call, phase: run.place(call, phase, call.name))
     kept, of_experts = _kept_bytes(tape, found, expert_load)
     lowered = Lowered(
         operators=Operators.of(rows),
         saved_bytes=kept,
         saved_expert_bytes=of_experts,
         has_experts=any(call.operator.kind == "dispatch" for call in tape.calls),
-        cuts=segments.exchanges(tape, precision, expert_load, found.again),
+        cuts=segments.exchanges(tape, precision, run.load_of, found.again),
         weight_bytes=held_for_weights(tape, precision),
     )
     if "layer" not in recompute:
         return lowered
     first = sum(found.kept[at] for at in found.inputs)
     return replace(lowered, saved_bytes=first, saved_expert_bytes=0.0, replayed_bytes=kept)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What places the calls of a tape in the table."""
+
+    segments: Segments
+    precision: Precision
+    expert_load: float
+
+    def load_of(self, call: Call) -> float:
+        return self.expert_load if _of_experts(call) or call.operator.kind == "combine" else 1.0
+
+    def place(self, call: Call, phase: Phase, name: str) -> Place:
+        return Place(name, phase, self.segments.of[id(call)], self.precision, self.load_of(call))
+
+    def forward(self, calls: Sequence[Call], phase: Phase) -> list[Row]:
+        suffix = " (recomputed)" if phase == "R" else ""
+        return [row for call in calls for row in _forward(call, self.place(call, phase, call.name + suffix))]
+
+    def replay(self, found: Retained) -> list[Row]:
+        """Calls that run again in their own segment, or before the message that brings what they give."""
+        sent = {id(x): each.segment for each in found.again for x in each.call.inputs.values()}
+        rows: list[Row] = []
+        for call in found.replayed:
+            at = self.place(call, "B", f"{call.name} (recomputed)")
+            later = [sent[id(y)] + 1 for y in call.outputs if id(y) in sent]
+            rows += _forward(call, replace(at, segment=max([at.segment, *later])))
+        return rows
 
 
 def _kept_bytes(tape: Tape, found: Retained, expert_load: float) -> tuple[float, float]:
@@ -135,6 +156,19 @@ def _forward_product(call: Call, place: Place) -> list[Row]:
 
 def _forward_batched(call: Call, place: Place) -> list[Row]:
     return [place.batched(call.products[0])]
+
+
+def _forward_convolution(call: Call, place: Place) -> list[Row]:
+    row = place.convolution(call.products[0], (call.inputs["x"], call.inputs["w"]), call.y)
+    return [*_turned(call, place, call.inputs["x"]), row, *_turned(call, place, call.y)]
+
+
+def _turned(call: Call, place: Place, *images: Array) -> list[Row]:
+    """Passes that bring images into the layout that convolutions want, or back."""
+    if call.arguments["layout"] == "nhwc":
+        return []
+    sizes = [image.size * place.precision.activation_bytes for image in images]
+    return [place.elementwise(size, size, what="turn layout") for size in sizes]
 
 
 def _forward_attention(call: Call, place: Place) -> list[Row]:
@@ -192,6 +226,7 @@ _FORWARD: dict[str, Callable[[Call, Place], list[Row]]] = {
     "gemm": _forward_product,
     "grouped_gemm": _forward_product,
     "batched": _forward_batched,
+    "convolution": _forward_convolution,
     "attention": _forward_attention,
     "index": _forward_index,
     "elementwise": _forward_elementwise,
@@ -241,6 +276,15 @@ def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
         casts.cast(dy, read=1 if grouped else BF16_BYTES, what="transpose gradient"),
         product,
     ]
+
+
+def _gradient_convolution(gradient_call: GradientCall, place: Place) -> list[Row]:
+    call, dy, result = gradient_call.call, gradient_call.dy, gradient_call.results[0]
+    product = gradient_call.products[0]
+    if place.phase == "B":
+        row = place.convolution(product, (dy, call.inputs["w"]), result)
+        return [*_turned(call, place, dy), row, *_turned(call, place, result)]
+    return [*_turned(call, place, dy, call.inputs["x"]), place.convolution(product, (dy, call.inputs["x"]), result)]
 
 
 def _gradient_attention(gradient_call: GradientCall, place: Place) -> list[Row]:
@@ -299,6 +343,7 @@ _GRADIENT: dict[str, Callable[[GradientCall, Place], list[Row]]] = {
     "gemm": _gradient_product,
     "grouped_gemm": _gradient_product,
     "batched": lambda gradient_call, place: [place.batched(gradient_call.products[0])],
+    "convolution": _gradient_convolution,
     "attention": _gradient_attention,
     "elementwise": _gradient_elementwise,
     "view": lambda *_: [],

@@ -22,6 +22,7 @@ Family = Literal[
     "attention_decode",
     "elementwise",
     "host_copy",
+    "convolution",
 ]
 
 
@@ -36,7 +37,8 @@ class Row:
         segment: how many messages between ranks come before it: with experts 0 before the dispatch, 1 up to the
             combine, 2 after it.
         family, dtype: which cost model it belongs to.
-        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths.
+        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths;
+            a convolution is the product of every pixel's neighbourhood with the filters.
         batch: equal products that one batched call computes, as unfused attention's are (sequences x heads of them).
         flop: useful work, causal attention counted exactly.
         read_bytes, write_bytes: traffic of a fused kernel: every operand once.

@@ -9,11 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ffsim.errors import ModelDomainError, Problem
-from ffsim.model import layers
+from ffsim.model import cnn, layers
+from ffsim.model import functions as f
 from ffsim.model.arrays import Shape
 from ffsim.model.cache import Cache
 from ffsim.model.execution import AttentionKernels, ContextExchange, Execution, executing
 from ffsim.model.lowering import Lowered, Recompute, lower
+from ffsim.model.maps import normed
 from ffsim.model.operators import Operators
 from ffsim.model.parameters import (
     Arrays,
@@ -26,13 +28,13 @@ from ffsim.model.parameters import (
     shape_arrays,
 )
 from ffsim.model.precision import Precision
-from ffsim.model.spec import Gqa, Mla, ModelSpec
+from ffsim.model.spec import CnnSpec, Gqa, Mla, ModelSpec
 from ffsim.model.split import check_split
 from ffsim.model.tape import Tape, recording
 
 DROPPED = 0.1  # of activations; costs do not depend on it
 _ALONE = Execution()
-PieceKind = Literal["embedding", "dense", "moe", "mtp", "head"]
+PieceKind = Literal["embedding", "dense", "moe", "mtp", "head", "convolutions", "classifier"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ class Workpiece:
         expert_tensor_parallel: ranks that divide the width of each routed expert.
         attention: fused, or as products with the scores in memory between them.
         dropout: whether a share of what embedding, blocks and unfused attention give is dropped.
-        fused_biases: whether biases cost no pass of their own.
+        fused_linears: whether queries, keys and values come from one product, and biases are added by the product
+            before them or the pass after them, as training frameworks do.
     """
 
     micro_batch: int
@@ -73,7 +76,7 @@ class Workpiece:
     expert_tensor_parallel: int = 1
     attention: AttentionKernels = "flash"
     dropout: bool = False
-    fused_biases: bool = False
+    fused_linears: bool = False
 
     @property
     def tokens(self) -> int:
@@ -96,6 +99,7 @@ class Workpiece:
             expert_tensor=self.expert_tensor_parallel,
             attention=self.attention,
             dropout=DROPPED if self.dropout else 0.0,
+            fused_linears=self.fused_linears,
         )
 
 
@@ -105,7 +109,7 @@ def layer_kind(spec: ModelSpec, layer: int) -> PieceKind:
 
 
 def piece_shapes(
-    spec: ModelSpec,
+    spec: ModelSpec | CnnSpec,
     kind: PieceKind,
     expert_parallel: int = 1,
     redundant_experts: int = 0,
@@ -118,6 +122,8 @@ def piece_shapes(
     A tensor group holds learned positions, norms and the projection of an MTP module whole on every rank; Megatron
     divides that projection and gathers what comes out, here each rank applies it to its own tokens.
     """
+    if isinstance(spec, CnnSpec):
+        return cnn.cnn_shapes(spec, cnn_piece(kind))
     extra = redundant_experts // expert_parallel
     degrees = {"tensor_parallel": tensor_parallel, "expert_tensor_parallel": expert_tensor_parallel}
     shapes = _piece_shapes(spec, kind, expert_parallel, degrees)
@@ -137,15 +143,30 @@ def _piece_shapes(spec: ModelSpec, kind: PieceKind, expert_parallel: int, degree
     return layer_shapes(spec, layer, expert_parallel=expert_parallel, **degrees)
 
 
-def lower_piece(spec: ModelSpec, kind: PieceKind, work: Workpiece) -> Lowered:
+def cnn_piece(kind: PieceKind) -> cnn.CnnPiece:
+    """The piece of a convolutional model that is meant.
+
+    Raises:
+        ModelDomainError: it is a transformer's.
+    """
+    if kind == "convolutions" or kind == "classifier":  # noqa: PLR1714 - a set would not narrow the type
+        return kind
+    what = f"a convolutional model has no piece {kind!r}"
+    raise ModelDomainError(Problem(what=what, fix="use convolutions or classifier"))
+
+
+def lower_piece(spec: ModelSpec | CnnSpec, kind: PieceKind, work: Workpiece) -> Lowered:
     """Record one rank's pass over a piece on shape-only arrays and lower it to kernels and messages.
 
     The MTP module does not include its output head, which is the model's own head run once more. ``recompute: layer``
-    applies to layers, not to embedding and head.
+    applies to layers, not to embedding and head. Of a convolutional model ``work.micro_batch`` counts images.
 
     Raises:
-        ModelDomainError: the ranks cannot share the model so (`check_split`), or no kernels do what is asked.
+        ModelDomainError: the model has no such piece, the ranks cannot share it so (`check_split`), no kernels do what
+            is asked, or a convolutional model is to be recomputed, divided or cut in sequences.
     """
+    if isinstance(spec, CnnSpec):
+        return _lower_cnn(spec, cnn_piece(kind), work)
     _check(spec, work)
     shapes = piece_shapes(
         spec,
@@ -186,6 +207,25 @@ def _check(spec: ModelSpec, work: Workpiece) -> None:
         raise ModelDomainError(problems)
 
 
+def _lower_cnn(spec: CnnSpec, kind: cnn.CnnPiece, work: Workpiece) -> Lowered:
+    if work.sequence_length != 1 or work.recompute:
+        what = f"{spec.title} takes images, not sequences of {work.sequence_length} with recompute {work.recompute!r}"
+        raise ModelDomainError(Problem(what=what, fix="use sequence_length: 1 and recompute: none"))
+    ranks = work.tensor_parallel * work.context_parallel * work.expert_tensor_parallel
+    if ranks > 1:
+        what = f"{spec.title} has neither heads nor sequences nor experts to divide over {ranks} ranks"
+        raise ModelDomainError(Problem(what=what, fix="use tp, cp and etp 1"))
+    p = shape_arrays(piece_shapes(spec, kind))
+    x = Shape(*cnn.cnn_input(spec, kind, work.micro_batch))
+    with recording() as tape:
+        if kind == "convolutions":
+            y = cnn.convolutions(spec, p, x)
+        else:
+            y = f.cross_entropy(cnn.logits(spec, p, x), Shape(work.micro_batch))
+    tape.backward([(y, Shape(*y.shape))])
+    return _lowered(tape, work)
+
+
 def lower_decoding(spec: ModelSpec, kind: Literal["dense", "moe", "mtp"], work: Workpiece, cached: int) -> Lowered:
     """Record one decoding step of a layer on shape-only arrays and lower it to kernels.
 
@@ -205,7 +245,7 @@ def lower_decoding(spec: ModelSpec, kind: Literal["dense", "moe", "mtp"], work: 
         ModelDomainError: several ranks are to share the layer, or its attention is not fused.
     """
     if replace(work.execution, random=_ALONE.random) != _ALONE:
-        what = "a decoding step is costed on one rank with fused attention and without dropout"
+        what = "a decoding step is costed on one rank with fused attention, separate linear maps and no dropout"
         raise ModelDomainError(Problem(what=what, fix="leave tensor, context and expert tensor parallelism at 1"))
     p = shape_arrays(piece_shapes(spec, kind, work.expert_parallel))
     x = Shape(work.micro_batch, work.sequence_length, spec.hidden)
@@ -228,7 +268,7 @@ def _shape_cache(a: Gqa | Mla, batch: int, tokens: int) -> Cache:
 def _lowered(tape: Tape, work: Workpiece, *, whole: bool = False) -> Lowered:
     load = work.expert_load if work.expert_parallel > 1 else 1.0  # all experts on one rank: nothing is uneven
     recompute = [name for name in work.recompute if whole or name != "layer"]
-    lowered = lower(tape, work.precision, recompute, expert_load=load, fused_biases=work.fused_biases)
+    lowered = lower(tape, work.precision, recompute, expert_load=load, fused_biases=work.fused_linears)
     return replace(lowered, operators=_with_router(lowered.operators, work.router_kernels))
 
 
@@ -242,7 +282,7 @@ def _run(spec: ModelSpec, kind: PieceKind, p: Arrays, x: Shape, tokens: Shape, c
     if kind != "mtp":
         return layers.layer(spec, p, x, tables, cache=cache)
     inner = layers.mtp_input(p, x, layers.embedding({"embed": Shape(spec.vocab, spec.hidden)}, tokens))
-    return layers.normed(p, "mtp_norm", layers.layer(spec, p, inner, tables, cache=cache))
+    return normed(p, "mtp_norm", layers.layer(spec, p, inner, tables, cache=cache))
 
 
 def _with_router(operators: Operators, kernels: int) -> Operators:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ffsim.model.exchanges import WIRES, ExchangeKind
@@ -97,13 +97,15 @@ class Segments:
                 brought, computing = set(), False
         return found
 
-    def exchanges(self, tape: Tape, precision: Precision, load: float, again: Sequence[Again]) -> tuple[Cut, ...]:
+    def exchanges(
+        self, tape: Tape, precision: Precision, load_of: Callable[[Call], float], again: Sequence[Again]
+    ) -> tuple[Cut, ...]:
         """The messages of every cut.
 
         Args:
             tape: forward calls and, where gradients are wanted, gradient calls.
             precision: bytes per element.
-            load: rows that the rank's experts receive over those on the tape.
+            load_of: rows of the rank over those on the tape, by call: experts of a loaded rank receive more.
             again: messages that bring something near once more in the backward pass.
         """
         forward: list[list[Exchange]] = [[] for _ in self.cuts]
@@ -112,7 +114,7 @@ class Segments:
         for number, calls in enumerate(self.cuts):
             for call in calls:
                 there, back = WIRES[call.operator.name]
-                beside = there == "ring"
+                beside, load = there == "ring", load_of(call)
                 if there is not None:
                     forward[number].append(_exchange(call, there, precision, load, beside=beside))
                 if back is not None and id(call) in reached:
@@ -123,7 +125,7 @@ class Segments:
             there = WIRES[each.call.operator.name][0]
             if there is not None:
                 beside = each.beside or there == "ring"
-                backward[each.segment].append(_exchange(each.call, there, precision, load, beside=beside))
+                backward[each.segment].append(_exchange(each.call, there, precision, load_of(each.call), beside=beside))
         return tuple(Cut(tuple(f), tuple(b)) for f, b in zip(forward, backward, strict=True))
 
 

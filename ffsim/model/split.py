@@ -45,19 +45,24 @@ def check_split(
 
 
 def _tensor(spec: ModelSpec, tp: int) -> list[Trouble]:
-    a, found = spec.attention, []
+    fix = f"use {_nearest('tp', tp, lambda n: not _undivided(spec, n))}"
+    return [("tp", what, fix) for what in _undivided(spec, tp)]
+
+
+def _undivided(spec: ModelSpec, tp: int) -> list[str]:
+    """What of a model a tensor group of so many ranks cannot divide."""
+    a, moe, found = spec.attention, spec.moe, []
     if a.heads % tp:
-        found.append(
-            ("tp", f"{a.heads} heads do not divide over {tp} ranks", _fix("tp", tp, lambda n: a.heads % n == 0))
-        )
-    if isinstance(a, Gqa) and a.kv_heads % tp and tp % a.kv_heads:
-        what = f"{a.kv_heads} key/value heads neither divide over {tp} ranks nor each over some of them"
-        found.append(("tp", what, _fix("tp", tp, lambda n: a.kv_heads % n == 0 or n % a.kv_heads == 0)))
-    dense = spec.moe is None or spec.moe.first_dense > 0
-    if dense and spec.feed_forward % tp:
-        what = f"a feed-forward {spec.feed_forward} wide does not divide over {tp} ranks"
-        found.append(("tp", what, _fix("tp", tp, lambda n: spec.feed_forward % n == 0)))
-    return found
+        found.append(f"{a.heads} heads do not divide over {tp} ranks")
+    elif isinstance(a, Gqa) and a.kv_heads % tp and tp % a.kv_heads:
+        found.append(f"{a.kv_heads} key/value heads neither divide over {tp} ranks nor each over some of them")
+    widths = {
+        "dense feed-forwards": spec.feed_forward if moe is None or moe.first_dense else 0,
+        "shared experts": moe.shared * moe.width if moe else 0,
+    }
+    return found + [
+        f"{name} {width} wide do not divide over {tp} ranks" for name, width in widths.items() if width % tp
+    ]
 
 
 def _experts(spec: ModelSpec, tp: int, etp: int, *, sequence_parallel: bool) -> list[Trouble]:
@@ -69,10 +74,6 @@ def _experts(spec: ModelSpec, tp: int, etp: int, *, sequence_parallel: bool) -> 
     if tp > 1 and not sequence_parallel:
         what = f"{tp} tensor-parallel ranks would all send the same tokens to the experts"
         found.append(("sequence_parallel", what, "set sequence_parallel: true"))
-    shared = moe.shared * moe.width
-    if shared % tp:
-        what = f"shared experts {shared} wide do not divide over {tp} ranks"
-        found.append(("tp", what, _fix("tp", tp, lambda n: shared % n == 0)))
     if moe.width % etp:
         what = f"experts {moe.width} wide do not divide over {etp} ranks"
         found.append(("etp", what, _fix("etp", etp, lambda n: moe.width % n == 0)))

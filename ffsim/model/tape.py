@@ -21,7 +21,17 @@ from ffsim.errors import ModelDomainError, Problem
 from ffsim.model.arrays import Array, Dims, Product, Shape, metered
 
 Kind = Literal[
-    "gemm", "grouped_gemm", "batched", "attention", "index", "elementwise", "view", "dispatch", "combine", "exchange"
+    "gemm",
+    "grouped_gemm",
+    "batched",
+    "convolution",
+    "attention",
+    "index",
+    "elementwise",
+    "view",
+    "dispatch",
+    "combine",
+    "exchange",
 ]
 Phase = Literal["F", "R", "B", "W"]
 Tensors = tuple[Array, ...]

@@ -41,6 +41,7 @@ Category = Literal[
     "combine",
     GroupLane,
     "send",
+    "parameters",
     "sync",
     "optimizer",
     "host",
@@ -84,6 +85,7 @@ class GroupSlot(NamedTuple):
 class HostSlot(NamedTuple):
     """The host of a rank, issuing the kernels of a sum of entries of `PieceTimes`."""
 
+    rank: int  # keeps it apart from a `ComputeSlot`, which is equal to any tuple of the same entries
     entries: tuple[int, ...]
 
 
@@ -97,14 +99,20 @@ class SendSlot(NamedTuple):
 class SyncSlot(NamedTuple):
     """What a rank does of one gradient reduction or parameter gathering of a stage.
 
-    ``reduce`` and ``gather`` move shards (ZeRO-1), ``all-reduce`` whole gradients; ``embedding`` is the copy on the
-    last stage, which is summed up with the first stage's.
+    ``reduce`` and ``gather`` move shards (ZeRO), ``all-reduce`` whole gradients; ``embedding`` is the copy on the last
+    stage, which is summed up with the first stage's.
+
+    Attributes:
+        parameters: how many a rank's whole buffer holds.
+        calls: collectives of equal size that it is spread over, one after the other.
     """
 
     operation: Operation
     what: What
     stage: int
     rank: int
+    parameters: int
+    calls: int
 
 
 class OptimizerSlot(NamedTuple):
@@ -272,10 +280,10 @@ class _Builder:
         if step.parts:
             done = [self._compute(pass_, step, step.parts, pass_.category, step.label, pass_.last, bool(beside))]
         done = [*done, *beside]
-        last = [self._exchange(pass_, each, done, 1 / self._making.tensor_chunks) for each in scattered] or done
+        last = [self._exchange(pass_, each, done, 1 / self._making.tensor_chunks) for each in scattered]
         for exchange in step.then[len(scattered) :]:
-            last = self._sent(pass_, exchange, last)
-        pass_.last = last
+            last += self._sent(pass_, exchange, done)
+        pass_.last = last or done
         if step.late:
             label = f"W {step.label.partition(' ')[2]}"
             among = any(exchange.group != "expert" for exchange in step.then)
@@ -293,7 +301,7 @@ class _Builder:
         """Issue an exchange; returns what the next step waits for before it begins."""
         if exchange.beside:
             pass_.beside.append(self._exchange(pass_, exchange, after))
-            return after
+            return []
         if not self._in_chunks(exchange) or exchange.operation != "all-gather":
             return [self._exchange(pass_, exchange, after)]
         chunks = self._making.tensor_chunks
@@ -342,7 +350,7 @@ class _Builder:
     def finish(self) -> Block:
         """Close the block with its end."""
         if self._making.host and self._computed:
-            self._add("host", HostSlot(tuple(self._computed)), "host", "issue kernels", [self._start])
+            self._add("host", HostSlot(self._rank, tuple(self._computed)), "host", "issue kernels", [self._start])
         self._block.add(None, None, "end", "end", sorted(self._loose) or [self._start])
         return self._block
 

@@ -18,6 +18,7 @@ Ints = np.ndarray[Any, Any]
 PHASE_CAUSES = {"F": "forward", "R": "recomputation", "B": "input_gradient", "W": "weight_gradient"}
 FAMILY_NAMES = {
     "gemm": "products",
+    "convolution": "products",
     "grouped_gemm": "expert_products",
     "attention_forward": "attention",
     "attention_backward": "attention",
@@ -32,6 +33,7 @@ EXPOSED = {
     "tensor": "exposed/tensor",
     "context": "exposed/context",
     "expert_tensor": "exposed/expert_tensor",
+    "parameters": "exposed/parameters",
     "sync": "exposed/gradient_sync",
     "send": "exposed/pipeline_send",
     "host": "host",

@@ -18,15 +18,14 @@ from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.parameters import count
 from ffsim.model.pieces import PieceKind, Workpiece, lower_piece, piece_shapes
+from ffsim.model.tape import Phase
 from ffsim.training.inputs import Inputs
 
 Floats = np.ndarray[Any, Any]
 Ints = np.ndarray[Any, Any]
 
 PIECES: tuple[PieceKind, ...] = get_args(PieceKind)
-PassPhase = Literal["F", "R", "B", "W"]
-"""Forward; forward again, where a layer is recomputed; input gradient; weight gradient."""
-PHASES: tuple[PassPhase, ...] = get_args(PassPhase)
+PHASES: tuple[Phase, ...] = get_args(Phase)
 MAX_SEGMENTS = 16
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Condition = Literal["alone", "beside", "overlapped"]
@@ -39,7 +38,7 @@ ROW_MAPPING = Row(name="feed_forward/dispatch/map rows", phase="F", segment=1, f
 TABLE_SHAPE = (len(PIECES), len(PHASES), MAX_SEGMENTS, len(CONDITIONS), len(FAMILIES))
 
 
-def entry(piece: PieceKind, phase: PassPhase, segment: int, condition: Condition) -> int:
+def entry(piece: PieceKind, phase: Phase, segment: int, condition: Condition) -> int:
     """Row of `PieceTimes.seconds` (before the family axis) as one flat number."""
     number = PIECES.index(piece) * len(PHASES) + PHASES.index(phase)
     return (number * MAX_SEGMENTS + segment) * len(CONDITIONS) + CONDITIONS.index(condition)
@@ -108,15 +107,23 @@ class Pieces:
 
 def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
     """How the pieces of a workload are run."""
+    plan, software = inputs.spec.plan, inputs.software
     return Workpiece(
         micro_batch=micro_batch,
         sequence_length=inputs.spec.sequence_length,
         precision=inputs.precision,
-        recompute=inputs.spec.plan.recomputed,
+        recompute=plan.recomputed,
         expert_parallel=ep,
         expert_load=inputs.expert_load(ep).busiest_over_mean if ep > 1 else 1.0,
         redundant_experts=inputs.redundant_experts,
         router_kernels=inputs.spec.assumptions.router_kernels.value,
+        tensor_parallel=plan.tp,
+        sequence_parallel=plan.sequence_parallel,
+        context_parallel=plan.cp,
+        context_exchange=plan.context_exchange,
+        expert_tensor_parallel=plan.etp,
+        attention=software.attention,
+        dropout=software.dropout,
     )
 
 
@@ -131,7 +138,18 @@ def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
     if spec.mtp_layers:
         kinds.append("mtp")
     work = workpiece(inputs, ep, micro_batch)
-    shapes = {kind: piece_shapes(spec, kind, ep, inputs.redundant_experts) for kind in kinds}
+    plan = inputs.spec.plan
+    shapes = {
+        kind: piece_shapes(
+            spec,
+            kind,
+            ep,
+            inputs.redundant_experts,
+            tensor_parallel=plan.tp,
+            expert_tensor_parallel=plan.etp,
+        )
+        for kind in kinds
+    }
     experts = {
         kind: count({name: shape for name, shape in parts.items() if name.startswith("experts_")})
         for kind, parts in shapes.items()
@@ -201,12 +219,9 @@ def _row_mapping_s(inputs: Inputs) -> float:
 
 
 def tokens_dispatched(inputs: Inputs) -> int:
-    """Tokens of one micro-batch that a rank sends to experts.
-
-    Context-parallel ranks share a sequence; so do tensor-parallel ones, as experts require sequence parallelism.
-    """
+    """Tokens of one micro-batch that a rank sends to experts."""
     plan = inputs.spec.plan
-    return plan.micro_batch * inputs.spec.sequence_length // (plan.cp * plan.tp)
+    return workpiece(inputs, plan.ep, plan.micro_batch).tokens_between_blocks
 
 
 def time_pieces(inputs: Inputs, pieces: Pieces) -> PieceTimes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ffsim.model.lowering import Cut, Exchange
 from ffsim.model.pieces import PieceKind
-from ffsim.training.costs import PassPhase
+from ffsim.model.tape import Phase
 from ffsim.training.recipes import Part, Recipe, Recipes
 from ffsim.training.stages import Stage
 
@@ -128,7 +128,7 @@ def _chained(carried: Step | None, runs: list[Step]) -> list[Step]:
     return runs if carried is None else [carried.joined(runs[0]), *runs[1:]]
 
 
-def _runs(recipe: Recipe, piece: PieceKind, place: int, phase: PassPhase, n_segments: int) -> list[Step]:
+def _runs(recipe: Recipe, piece: PieceKind, place: int, phase: Phase, n_segments: int) -> list[Step]:
     """Forward segments between exchanges; the last run has none behind it."""
     runs: list[Step] = []
     first, label = 0, f"{phase} {piece}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.schedules import SCHEDULES
+from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
 from ffsim.training.neighbours import describe, legal_plans
@@ -24,17 +26,32 @@ def lay_out(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -
         ModelDomainError: the plan asks for something that is not modelled.
         InfeasiblePlan: it does not divide; every reason, and the nearest plan that does.
     """
-    plan = inputs.spec.plan
     unknown = [_problem(inputs, obstacle) for obstacle in not_modelled(inputs)]
     if unknown:
         raise ModelDomainError(unknown)
-    problems = [_problem(inputs, obstacle) for obstacle in obstacles(inputs, plan)]
-    if not problems:
-        return _layout(inputs, plan)
+    layout, found = try_layout(inputs)
+    if layout is not None:
+        return layout
+    problems = [_problem(inputs, obstacle) for obstacle in found]
     nearest = next(legal_plans(inputs, fits), None)
     if nearest is not None:
-        problems.append(Problem(what=f"nearest plan that runs: {describe(nearest, plan)}"))
+        problems.append(Problem(what=f"nearest plan that runs: {describe(nearest, inputs.spec.plan)}"))
     raise InfeasiblePlan(problems)
+
+
+def with_plan(inputs: Inputs, plan: PlanSpec) -> Inputs:
+    """The same workload with another plan."""
+    return replace(inputs, spec=replace(inputs.spec, plan=plan))
+
+
+def try_layout(inputs: Inputs) -> tuple[Layout | None, list[Obstacle]]:
+    """The layout of a plan, or everything that stands in its way."""
+    found = list(obstacles(inputs, inputs.spec.plan))
+    if found:
+        return None, found
+    layout = _layout(inputs, inputs.spec.plan)
+    found = list(host_obstacles(inputs, layout))
+    return (None, found) if found else (layout, [])
 
 
 def _layout(inputs: Inputs, plan: PlanSpec) -> Layout:

@@ -23,12 +23,12 @@ from ffsim.training.blocks import (
     Slot,
     make_block,
 )
-from ffsim.training.costs import Pieces
+from ffsim.training.costs import Condition, Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.recipes import make_recipes
 from ffsim.training.stages import Stage
-from ffsim.training.synchronise import add_synchronisation, last_weight_gradients
+from ffsim.training.synchronise import Borders, Pass, add_synchronisation, beside
 from ffsim.training.traffic import boundary_gather
 
 Ints = np.ndarray[Any, Any]
@@ -123,16 +123,25 @@ class _Template:
     categories: Ints
     labels: Ints
     edges: Ints
+    borders: tuple[Borders, Borders]
 
     @classmethod
-    def of(cls, block: Block, collector: _Collector) -> _Template:
+    def of(cls, block: Block, collector: _Collector, *, split: bool) -> _Template:
         return cls(
             lanes=np.array([NO_LANE if lane is None else LANES.index(lane) for lane in block.lanes]),
             slots=np.array([collector.slot(slot) for slot in block.slots]),
             categories=np.array(block.categories),
             labels=np.array(block.labels),
             edges=np.array(block.edges, dtype=np.int64).reshape(-1, 2),
+            borders=(block.begins, block.ends) if split else ({}, {}),
         )
+
+    def borders_at(self, first: int) -> list[Borders]:
+        """First and last tasks of the pieces of a copy that begins with a task."""
+        return [
+            {half: {place: first + task for place, task in places.items()} for half, places in borders.items()}
+            for borders in self.borders
+        ]
 
 
 def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces) -> Program:
@@ -144,21 +153,26 @@ def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pie
         host=inputs.software.host_issue.value > 0,
     )
     collector = _Collector()
-    templates: dict[tuple[int, Op], _Template] = {}
+    templates: dict[tuple[int, Op, bool, Condition | None], _Template] = {}
     starts: list[int] = []
     ends: list[int] = []
     ops: list[tuple[int, Op]] = []
-    for rank, _, op in schedule.walk():
-        key = (rank, op._replace(chunk=0, chunk2=0))
+    passes: list[Pass] = []
+    ask = beside(inputs, layout)
+    for rank, position, op in schedule.walk():
+        split, condition = ask(rank, position, op)
+        key = (rank, op._replace(chunk=0, chunk2=0), split, condition)
         if key not in templates:
             own = tuple(stages[stage] for stage in schedule.placement[rank])
-            templates[key] = _Template.of(make_block(op, rank, own, making), collector)
+            block = make_block(op, rank, own, making, split=split, condition=condition)
+            templates[key] = _Template.of(block, collector, split=split)
         first = collector.add_block(templates[key], rank)
         starts.append(first)
         ends.append(collector.n_tasks - 1)
         ops.append((rank, op))
+        passes.append(Pass(rank, position, op, first, ends[-1], *templates[key].borders_at(first)))
     _add_messages(inputs, layout, collector, starts, ends)
-    add_synchronisation(inputs, layout, stages, pieces, collector, last_weight_gradients(layout, ends))
+    add_synchronisation(inputs, layout, stages, pieces, collector, passes)
     return collector.program(tuple(ops))
 
 
@@ -168,7 +182,8 @@ def _add_messages(inputs: Inputs, layout: Layout, collector: _Collector, starts:
     n_ops = len(starts)
     tasks, arrived = [], []
     for source, target in plan.ends:
-        lane: Lane = "send_next" if target > source else "send_previous"
+        wraps = layout.pp > 2 and abs(target - source) == layout.pp - 1  # stages dealt in turn: the last to the first
+        lane: Lane = "send_next" if (target > source) != wraps else "send_previous"
         tasks.append(collector.add_task(SendSlot(source, target), source, lane, "send", f"to rank {target}"))
         arrived.append(tasks[-1])
         gather = boundary_gather(inputs, layout, target)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from ffsim.model.lowering import Cut, Exchange, Lowered
 from ffsim.model.pieces import PieceKind
-from ffsim.training.costs import PassPhase, Pieces
+from ffsim.model.tape import Phase
+from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 
-Part = tuple[PieceKind, PassPhase, int]
+Part = tuple[PieceKind, Phase, int]
 """Kernels of one phase of one segment of a piece."""
 
 
@@ -25,7 +26,7 @@ class Recipe:
     """
 
     cuts: tuple[Cut, ...]
-    computes: frozenset[tuple[PassPhase, int]]
+    computes: frozenset[tuple[Phase, int]]
 
     @property
     def n_segments(self) -> int:
@@ -37,7 +38,7 @@ class Recipe:
         """Segments up to the last that a recomputing backward pass runs again; 0 where it does not."""
         return 1 + max((segment for phase, segment in self.computes if phase == "R"), default=-1)
 
-    def parts(self, piece: PieceKind, phase: PassPhase, segments: range) -> tuple[Part, ...]:
+    def parts(self, piece: PieceKind, phase: Phase, segments: range) -> tuple[Part, ...]:
         """What there is to compute of some segments."""
         return tuple((piece, phase, segment) for segment in segments if (phase, segment) in self.computes)
 

@@ -6,6 +6,7 @@ bytes, at which rates, follows from the inputs and is filled in for every variat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import mul
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ import numpy as np
 from ffsim.collectives import ExchangeFigures, link_class
 from ffsim.engine import Costs, Csr
 from ffsim.topology import LinkKind
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, GroupSlot, HostSlot, OptimizerSlot, Slot
+from ffsim.training.blocks import ComputeSlot, ExchangeSlot, GroupSlot, HostSlot, OptimizerSlot, Slot, SyncSlot
 from ffsim.training.costs import Pieces, PieceTimes, tokens_dispatched
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.nccl_costs import GroupOperation, Nccl
 from ffsim.training.optimizer import optimizer_s
 from ffsim.training.stages import Stage
+from ffsim.training.sync_costs import sync_cost
 from ffsim.training.traffic import (
     EXPERT_CAP,
     EXPERT_COPY,
@@ -71,6 +73,10 @@ def slot_costs(
             transfer = _by_expert_kernels(inputs, layout, slot, transfer, message.copied * factor, capacity)
         if isinstance(slot, GroupSlot):
             transfer = _by_nccl(nccl, layout, slot, transfer, message.sharing, capacity)
+        elif isinstance(slot, SyncSlot):
+            together_s = max(_seconds(transfer, capacity), default=0.0)
+            fixed, stretch = sync_cost(nccl, slot, message, factor, together_s)
+            transfer = _Transfer(fixed, transfer.links, [amount * stretch for amount in transfer.amounts])
         else:
             transfer = transfer._replace(fixed_s=transfer.fixed_s + sum(map(mul, latency, message.hops)))
         duration[number] = transfer.fixed_s
@@ -104,6 +110,11 @@ class _Transfer(NamedTuple):
     amounts: list[float]
 
 
+def _seconds(wire: _Transfer, capacity: Floats) -> Iterator[float]:
+    """Time on each link at its full rate."""
+    return (amount / capacity[link % LINKS_PER_RANK] for link, amount in zip(wire.links, wire.amounts, strict=True))
+
+
 def _by_expert_kernels(
     inputs: Inputs, layout: Layout, slot: ExchangeSlot, wire: _Transfer, copied: float, capacity: Floats
 ) -> _Transfer:
@@ -135,7 +146,7 @@ def _by_nccl(
     """An exchange of a group: launch and steps by NCCL's figures, and what its protocol leaves of the links' rate."""
     operation: GroupOperation = slot.operation  # type: ignore[assignment]
     time = nccl.time(operation, slot.size_bytes, layout.groups(slot.group, slot.rank))
-    together_s = max((amount / capacity[link % LINKS_PER_RANK] for link, amount in zip(*wire[1:], strict=True)))
+    together_s = max(_seconds(wire, capacity))
     stretch = time.transfer_s * sharing / together_s
     if time.algorithm != "tree":  # a link of the cluster may give less than the library would use
         stretch = max(stretch, 1.0)

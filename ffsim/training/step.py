@@ -6,17 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ffsim.engine import Costs, Timeline, execute
-from ffsim.errors import InfeasiblePlan
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
+from ffsim.schedules import SCHEDULES
 from ffsim.training.advice import cheapest_changes, written
-from ffsim.training.bounds import Bounds, bounds
+from ffsim.training.blocks import SendSlot
+from ffsim.training.bounds import Bounds, bounds, mean_times, per_operation
 from ffsim.training.breakdown import Breakdown, break_down
 from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
-from ffsim.training.plans import lay_out
+from ffsim.training.plans import lay_out, try_layout, with_plan
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
@@ -103,7 +104,7 @@ def prepare(inputs: Inputs) -> Prepared:
 
 def _estimate_s(inputs: Inputs, plan: PlanSpec) -> float:
     """Closed-form step of another plan, whether it fits or not."""
-    changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
+    changed = with_plan(inputs, plan)
     return simulate(_prepare(changed, lay_out(changed)), "bounds").step_s
 
 
@@ -111,8 +112,10 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
     pieces = cut(inputs, layout.ep, layout.micro_batch)
     times = time_pieces(inputs, pieces)
     stages = _stages(inputs, layout, pieces, times)
-    program = build_program(inputs, layout, stages, pieces)
-    messages = trace_messages(inputs, layout, stages, pieces, program.slots)
+    program, messages, costs = _program(inputs, layout, stages, pieces, times)
+    if SCHEDULES[layout.schedule.name].needs_times:
+        layout = _timed(inputs, layout, program, costs)
+        program, messages, costs = _program(inputs, layout, stages, pieces, times)
     return Prepared(
         inputs=inputs,
         layout=layout,
@@ -121,9 +124,33 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
         times=times,
         program=program,
         messages=messages,
-        costs=slot_costs(inputs, layout, stages, pieces, times, program.slots, messages),
+        costs=costs,
         memory=memory(inputs, layout, stages, pieces),
     )
+
+
+def _program(
+    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, times: PieceTimes
+) -> tuple[Program, Messages, Costs]:
+    program = build_program(inputs, layout, stages, pieces)
+    messages = trace_messages(inputs, layout, program.slots)
+    return program, messages, slot_costs(inputs, layout, stages, pieces, times, program.slots, messages)
+
+
+def _timed(inputs: Inputs, layout: Layout, program: Program, costs: Costs) -> Layout:
+    """The layout with its schedule ordered for the mean times of this plan instead of equal ones."""
+    idle = costs.idle_s.tolist()
+    compute, host, traffic = per_operation(program, idle)
+    spent = [max(a, b) + c for a, b, c in zip(compute, host, traffic, strict=True)]
+    sends = [idle[number] for number, slot in enumerate(program.slots) if isinstance(slot, SendSlot)]
+    schedule = SCHEDULES[layout.schedule.name].build(
+        layout.pp,
+        layout.n_micro_batches,
+        chunks=inputs.spec.plan.vpp,
+        times=mean_times([op.kind for _, op in program.ops], spent),
+        message_s=sum(sends) / len(sends) if sends else 0.0,
+    )
+    return replace(layout, schedule=schedule)
 
 
 def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -> tuple[Stage, ...]:
@@ -147,10 +174,9 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
-    changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
-    try:
-        layout = lay_out(changed)
-    except InfeasiblePlan:
+    changed = with_plan(inputs, plan)
+    layout, _ = try_layout(changed)
+    if layout is None:
         return False
     pieces = cut(changed, layout.ep, layout.micro_batch)
     stages = _stages(changed, layout, pieces, time_pieces(changed, pieces))
@@ -181,9 +207,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         )
     if depth == "full":
         check_full(prepared.inputs, prepared.layout)
-        graph, costs = replicate(
-            prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
-        )
+        graph, costs = replicate(prepared.inputs, prepared.layout, prepared.program, prepared.costs)
         everything = execute(graph, costs)
         n = prepared.program.graph.n_tasks
         timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)

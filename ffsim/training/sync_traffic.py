@@ -1,19 +1,22 @@
-"""Who reduces and gathers what: the groups of a synchronisation and what each of them does."""
+"""Who reduces and gathers what: the groups of a synchronisation, what each of them does, and over which links."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from ffsim.collectives import Collective, ring_all_reduce, ring_reduce_scatter
+from ffsim.collectives import Collective, member_loads, ring_all_reduce, ring_reduce_scatter
+from ffsim.topology import Topology
 from ffsim.training.blocks import SyncSlot
-from ffsim.training.costs import Pieces
+from ffsim.training.host_reduce import HostReduction, nodes_of, reduces_in_hosts
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import GroupKind, Layout
-from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.nccl_costs import ranks_per_node
 
 Ints = np.ndarray[Any, Any]
+Floats = np.ndarray[Any, Any]
 
 
 def sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
@@ -28,19 +31,49 @@ def sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
     return np.concatenate([layout.groups(kind, rank) for rank in layout.holders(slot.stage)], axis=1)
 
 
-def sync_collective(
-    inputs: Inputs, stages: tuple[Stage, ...], pieces: Pieces, slot: SyncSlot, groups: Ints
-) -> Collective:
+def sync_collective(inputs: Inputs, slot: SyncSlot, groups: Ints) -> Collective:
     """What a group does, at one byte per parameter. A gather sends as much over the same links as a reduce."""
-    dense, expert = stage_parameters(stages[slot.stage], pieces)
-    size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
     ring = ring_all_reduce if slot.operation == "all-reduce" else ring_reduce_scatter
-    return ring(groups.shape[1], size, ranks_per_node=_ranks_per_node(groups // inputs.cluster.gpus_per_node))
+    nodes = groups // inputs.cluster.gpus_per_node
+    return ring(groups.shape[1], slot.parameters, ranks_per_node=ranks_per_node(nodes))
 
 
-def _ranks_per_node(nodes: Ints) -> int:
-    """Consecutive ranks that every node holds; where nodes hold different numbers, in blocks that divide them all."""
-    n = nodes.shape[1]
-    borders = np.diff(nodes, axis=1, prepend=-1, append=-1) != 0  # both ends of every row, too
-    places = np.nonzero(borders)[1]
-    return int(np.gcd.reduce(places, initial=n))
+def in_hosts(inputs: Inputs, slot: SyncSlot) -> bool:
+    """Whether HFReduce does it: gradients of whole nodes; parameters are gathered by NCCL."""
+    return reduces_in_hosts(inputs) and slot.operation != "gather" and slot.what != "embedding"
+
+
+def host_reduction(inputs: Inputs, slot: SyncSlot, groups: Ints) -> HostReduction | None:
+    """HFReduce, if it does it."""
+    if not in_hosts(inputs, slot):
+        return None
+    return _host_reduction(inputs.topology, nodes_of(groups, inputs.cluster.gpus_per_node), _nvlink(inputs))
+
+
+@lru_cache(maxsize=64)
+def _host_reduction(topology: Topology, nodes: tuple[int, ...], nvlink: bool) -> HostReduction:
+    return HostReduction.of(topology, nodes, nvlink=nvlink)
+
+
+def sync_member_loads(inputs: Inputs, layout: Layout, slot: SyncSlot) -> tuple[Ints, Ints, Floats]:
+    """What every GPU moves over which links for a slot, in parameters: GPU, link, amount, every pair once.
+
+    HFReduce's links in a node count for the first GPU of its group there.
+    """
+    groups = sync_groups(layout, slot)
+    if not in_hosts(inputs, slot):
+        return member_loads(sync_collective(inputs, slot, groups), inputs.topology, groups)
+    found = [
+        _host_reduction(inputs.topology, nodes_of(group[None], inputs.cluster.gpus_per_node), _nvlink(inputs))
+        for group in groups
+    ]
+    links = [np.flatnonzero(each.loads) for each in found]
+    return (
+        np.repeat(groups[:, 0], [len(each) for each in links]),
+        np.concatenate(links),
+        np.concatenate([each.loads[used] for each, used in zip(found, links, strict=True)]) * slot.parameters,
+    )
+
+
+def _nvlink(inputs: Inputs) -> bool:
+    return inputs.spec.plan.gradient_reduction == "hfreduce-nvlink"

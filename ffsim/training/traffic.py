@@ -28,12 +28,12 @@ from ffsim.training.blocks import (
     Slot,
     SyncSlot,
 )
-from ffsim.training.costs import Pieces, tokens_dispatched
+from ffsim.training.costs import tokens_dispatched
+from ffsim.training.host_reduce import HostReduction
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.nccl_costs import GroupOperation, Nccl, ranks_per_node, unit_collective
-from ffsim.training.stages import Stage
-from ffsim.training.sync_traffic import sync_collective, sync_groups
+from ffsim.training.sync_traffic import host_reduction, sync_collective, sync_groups
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -62,6 +62,8 @@ class Message:
         imbalance: how much more its busiest link carries than the mean; 1 where the symmetry is exact.
         copied: what the SMs of expert kernels copy, in ``unit``; none for other messages.
         sharing: how much longer its links are busy with all groups at once than with one alone.
+        groups: ``[n_groups, n_ranks]`` GPUs that reduce or gather together; none for other messages.
+        host: HFReduce, where it reduces.
     """
 
     hops: tuple[float, ...]
@@ -71,14 +73,14 @@ class Message:
     imbalance: float = 1.0
     copied: float = 0.0
     sharing: float = 1.0
+    groups: Ints | None = None
+    host: HostReduction | None = None
 
 
 Messages = dict[Slot, Message]
 
 
-def trace_messages(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, slots: tuple[Slot, ...]
-) -> Messages:
+def trace_messages(inputs: Inputs, layout: Layout, slots: tuple[Slot, ...]) -> Messages:
     """Find the links of every message of a program; both conditions of an exchange share the entry of ``alone``."""
     tracer = _Tracer(inputs, layout)
     messages: Messages = {}
@@ -87,7 +89,10 @@ def trace_messages(
         if slot in messages or isinstance(slot, ComputeSlot | HostSlot | OptimizerSlot | None):
             continue
         source, target = (slot.source, slot.target) if isinstance(slot, SendSlot) else (slot.rank, slot.rank)
-        done = talk(inputs, layout, stages, pieces, slot)
+        if isinstance(slot, SyncSlot):
+            messages[slot] = tracer.sync(inputs, layout, slot)
+            continue
+        done = talk(inputs, layout, slot)
         message = tracer.message(done, source, target)
         if isinstance(slot, GroupSlot):
             message = replace(
@@ -115,19 +120,16 @@ class Talk(NamedTuple):
     copied: float = 0.0
 
 
-def talk(
-    inputs: Inputs,
-    layout: Layout,
-    stages: tuple[Stage, ...],
-    pieces: Pieces,
-    slot: SendSlot | SyncSlot | ExchangeSlot | GroupSlot,
-) -> Talk:
+def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlot | GroupSlot) -> Talk:
     """What a message slot stands for, in all data-parallel replicas together.
 
-    The collective of a `GroupSlot` is that of one byte of its ``size_bytes``, whatever its part.
+    The collective of a `GroupSlot` is that of one byte of its ``size_bytes``, whatever its part; that of a `SyncSlot`
+    is a ring even where HFReduce reduces (`ffsim.training.sync_costs.sync_loads`).
     """
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
+        if inputs.software.staggered_sends:
+            pairs = pairs[_one_replica_a_nic(inputs, layout, slot.source)]
         return Talk(_send(inputs, layout), pairs, "bytes")
     if isinstance(slot, ExchangeSlot):
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
@@ -136,8 +138,12 @@ def talk(
     if isinstance(slot, GroupSlot):
         return _group_talk(inputs, layout, slot)
     groups = sync_groups(layout, slot)
-    unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
-    return Talk(sync_collective(inputs, stages, pieces, slot, groups), groups, unit)
+    return Talk(sync_collective(inputs, slot, groups), groups, sync_unit(slot))
+
+
+def sync_unit(slot: SyncSlot) -> Unit:
+    """What parameters are moved as."""
+    return "weight bytes" if slot.operation == "gather" else "gradient bytes"
 
 
 def _send(inputs: Inputs, layout: Layout) -> Collective:
@@ -147,6 +153,21 @@ def _send(inputs: Inputs, layout: Layout) -> Collective:
     scatter-gather, after which the receivers gather the whole (`boundary_gather`).
     """
     return send_recv(boundary_bytes(inputs, layout) / layout.tp)
+
+
+def _one_replica_a_nic(inputs: Inputs, layout: Layout, rank: int) -> Ints:
+    """``[members]`` which GPUs of a pipeline rank send at the same time: at each NIC those of one replica.
+
+    Replicas out of step by the time of a send do not meet again, as all of them repeat the same pattern. Domain: the
+    sends of all replicas at a NIC leave it idle most of the time.
+    """
+    nodes = inputs.cluster.spec.nodes
+    nic = layout.gpus_of(rank) // (nodes.gpus // nodes.nics)
+    place = len(layout.order) - 1 - layout.order.index("dp")
+    replica = np.indices([getattr(layout, name) for name in reversed(layout.order)])[place].ravel()
+    _, at, of = np.unique(nic, return_index=True, return_inverse=True)
+    chosen: Ints = replica == replica[at][of.ravel()]
+    return chosen
 
 
 def boundary_bytes(inputs: Inputs, layout: Layout) -> float:
@@ -206,6 +227,9 @@ class _Tracer:
         self._topology = inputs.topology
         self._capacity = class_capacities(inputs)
         self._port_owner = port_owners(inputs, layout)
+        self._per_node = inputs.cluster.gpus_per_node
+        scale_up = self._topology.bandwidth_bytes_per_s[self._topology.link_kind == LinkKind.SCALE_UP]
+        self._nodes_alike = len(scale_up) > 0 and bool((scale_up == scale_up[0]).all())
         self._folded: dict[tuple[object, ...], Demand] = {}
 
     def message(self, talk: Talk, source: int, target: int) -> Message:
@@ -215,13 +239,29 @@ class _Tracer:
         """
         demand = self._demand(talk)
         amounts = demand.bytes_ * self._capacity[:N_CLASSES] / demand.capacity_bytes_per_s
+        links, sizes = self._on_links(amounts, source, target)
+        hops = tuple(demand.hops.tolist())
+        return Message(hops, links, sizes, talk.unit, demand.imbalance, talk.copied)
+
+    def sync(self, inputs: Inputs, layout: Layout, slot: SyncSlot) -> Message:
+        """A reduction or a gathering."""
+        groups = sync_groups(layout, slot)
+        host = host_reduction(inputs, slot, groups)
+        if host is not None:
+            amounts = slot.parameters * host.bytes_ * self._capacity[:N_CLASSES] / host.capacity_bytes_per_s
+            links, sizes = self._on_links(amounts, slot.rank, slot.rank)
+            return Message((0.0,) * len(LinkKind), links, sizes, sync_unit(slot), host=host)
+        ring = talk(inputs, layout, slot)
+        message = self.message(ring, slot.rank, slot.rank)
+        return replace(message, groups=groups, sharing=self.sharing(ring)) if message.links else message
+
+    def _on_links(self, amounts: Floats, source: int, target: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         amount_on: dict[int, float] = {}
-        for one in np.flatnonzero(demand.bytes_).tolist():
+        for one in np.flatnonzero(amounts).tolist():
             owners = (source, target) if one in BOTH_WAYS else (source if one % 2 == 0 else target,)
             for owner in owners:
                 amount_on[self._link(owner, one)] = float(amounts[one])
-        hops = tuple(demand.hops.tolist())
-        return Message(hops, tuple(amount_on), tuple(amount_on.values()), talk.unit, demand.imbalance, talk.copied)
+        return tuple(amount_on), tuple(amount_on.values())
 
     def sharing(self, talk: Talk) -> float:
         """Time on the links with all groups at once over that of the first group alone."""
@@ -229,11 +269,22 @@ class _Tracer:
 
     def _demand(self, talk: Talk) -> Demand:
         """The same for all pipeline ranks that take part in one collective."""
-        collective = talk.collective
-        key = (collective.name, collective.size_bytes, collective.n_flows, talk.groups.tobytes())
+        collective, groups = talk.collective, self._unlike(talk.groups)
+        key = (collective.name, collective.size_bytes, collective.n_flows, groups.tobytes())
         if key not in self._folded:
-            self._folded[key] = fold(collective, self._topology, talk.groups)
+            self._folded[key] = fold(collective, self._topology, groups)
         return self._folded[key]
+
+    def _unlike(self, groups: Ints) -> Ints:
+        """Groups within nodes that are alike, down to their groups: those of the first node, for all."""
+        nodes, local = np.divmod(groups, self._per_node)
+        order = np.argsort(nodes[:, 0], kind="stable")
+        n_nodes = len(np.unique(nodes[:, 0]))
+        if not self._nodes_alike or (nodes != nodes[:, :1]).any() or len(groups) % n_nodes:
+            return groups
+        by_node = local[order].reshape(n_nodes, -1, groups.shape[1])
+        filled = (nodes[order, 0].reshape(n_nodes, -1) == nodes[order, 0].reshape(n_nodes, -1)[:, :1]).all()
+        return by_node[0] if filled and (by_node == by_node[0]).all() else groups
 
     def _link(self, rank: int, one: int) -> int:
         owner = self._port_owner[rank] if one in PORTS else rank
