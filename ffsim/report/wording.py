@@ -27,6 +27,7 @@ SCHEDULE_NAMES = {
     "1f1b": "1F1B",
     "interleaved": "Interleaved 1F1B",
     "zb-h1": "ZB-H1",
+    "zb-1.5p": "ZB-1.5p",
     "zb-h2": "ZB-H2",
     "zb-v": "ZB-V",
     "dualpipe": "DualPipe",

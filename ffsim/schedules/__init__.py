@@ -6,8 +6,7 @@ from ffsim.schedules.bubbles import (
     dualpipe_v_bubble,
     one_f_one_b_bubble,
     zb1p_bubble,
-    zb_h1_bubble,
-    zb_h2_bubble,
+    zb_bubble,
     zb_v_bubble,
 )
 from ffsim.schedules.catalogue import SCHEDULES
@@ -49,8 +48,7 @@ __all__ = [
     "plan_messages",
     "replay",
     "zb1p_bubble",
-    "zb_h1_bubble",
-    "zb_h2_bubble",
+    "zb_bubble",
     "zb_v_bubble",
     "zero_bubble",
     "zero_bubble_v",

@@ -126,7 +126,5 @@ def test_limits_that_cannot_be_met():
     with pytest.raises(InfeasiblePlan, match="big: needs 3 of memory alone, rank 0 has 2"):
         list_schedule([big], memory_limits=[2])
     taken = [Task(name=f"x{n}", rank=0, duration=1, memory=2) for n in range(3)]
-    with pytest.raises(
-        InfeasiblePlan, match=r"rank 0 comes to a stop: it holds 4 of 5 .* raise its limit to 6"
-    ):
+    with pytest.raises(InfeasiblePlan, match=r"rank 0 comes to a stop: it holds 4 of 5 .* raise its limit to 6"):
         list_schedule(taken, memory_limits=[5])
