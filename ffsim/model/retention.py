@@ -45,8 +45,8 @@ def retained(tape: Tape, precision: Precision, recompute: Sequence[Recompute], s
 
     An array that is recomputed is replaced by the inputs of its operator; one that a message brought by what that rank
     itself has of it, and the message is sent again: beside the gradients of its segment where only weight gradients
-    need it, as in Megatron's sequence parallelism. Inside core attention only its own gradients do without its outputs:
-    the projection after it keeps what attention gives.
+    need it, as in Megatron's sequence parallelism. Core attention runs again as a whole, as frameworks checkpoint it,
+    though only its own gradients do without its outputs: the projection after it keeps what attention gives.
 
     Source: arXiv 2205.05198 s4 and s5: a GPT layer with dropout on unfused kernels in 2-byte activations keeps
     ``s b h (34 + 5 a s / h)`` bytes, and with a tensor group ``s b h (10 + 24 / t + 5 a s / (h t))``.
@@ -82,10 +82,11 @@ def retained(tape: Tape, precision: Precision, recompute: Sequence[Recompute], s
         for name in gradient_call.gradient.needs:
             for array in call.outputs if name == "y" else (call.inputs.get(name),):
                 need(array, _saved_bytes(call, name, precision), call, at_end=at_end)
+    core = "attention" in recompute and any(is_core(call) for call in tape.calls if id(call) in replayed)
     return Retained(
         kept=kept,
         inputs=frozenset(kept) - frozenset(producer),
-        replayed=[call for call in tape.calls if id(call) in replayed],
+        replayed=[call for call in tape.calls if id(call) in replayed or (core and is_core(call))],
         again=list(again.values()),
     )
 
