@@ -100,9 +100,14 @@ def answer(comparison: Comparison) -> str:
     return "\n".join(f"{group.title}: {group.explain()}" for group in comparison.groups)
 
 
-def group_tables(group: Group) -> dict[str, Table]:
-    """What the candidates with one workload take and cost, why, and which wins."""
-    tables = {"main": _table(group, f"{group.title}: time and rent", MAIN, reasons=True)}
+def group_tables(group: Group, *, stacked: bool = False) -> dict[str, Table]:
+    """What the candidates with one workload take and cost, why, and which wins.
+
+    Args:
+        group: the candidates.
+        stacked: ranges and relations stand below the values, not beside them.
+    """
+    tables = {"main": _table(group, f"{group.title}: time and rent", MAIN, reasons=True, stacked=stacked)}
     if group.ran:
         causes = dict.fromkeys(name for one in group.ran.values() for name, seconds in one.exposed.items() if seconds)
         communication = [
@@ -111,17 +116,18 @@ def group_tables(group: Group) -> dict[str, Table]:
             if name.startswith("exposed/")
         ]
         machine = (*MACHINE, *communication, *SHARES)
-        tables["energy"] = _table(group, f"{group.title}: energy and price", ENERGY_AND_PRICE)
-        tables["machine"] = replace(
-            _table(group, f"{group.title}: memory and where the step goes", machine), footer=FOOTER
-        )
+        tables["energy"] = _table(group, f"{group.title}: energy and price", ENERGY_AND_PRICE, stacked=stacked)
+        why = _table(group, f"{group.title}: memory and where the step goes", machine, stacked=stacked)
+        tables["machine"] = replace(why, footer=FOOTER)
     if group.pairings:
         lines = [(pairing.text,) for pairing in group.pairings]
         tables["wins"] = Table(f"{group.title}: which wins when", ("",), lines)
     return tables
 
 
-def _table(group: Group, title: str, figures: Sequence[Column], *, reasons: bool = False) -> Table:
+def _table(
+    group: Group, title: str, figures: Sequence[Column], *, reasons: bool = False, stacked: bool = False
+) -> Table:
     """One row a candidate; columns that no candidate has a value for are left out.
 
     Args:
@@ -129,12 +135,14 @@ def _table(group: Group, title: str, figures: Sequence[Column], *, reasons: bool
         title: of the table.
         figures: the columns.
         reasons: candidates that cannot run are in it, too, with why.
+        stacked: see `group_tables`.
     """
     outcomes = [one for one in group.outcomes if reasons or one.measured is not None]
     names = [one.candidate.name for one in outcomes]
     columns = [("candidate", names)]
     for column in figures:
-        columns += _columns(group, [(one.candidate.name, one.measured) for one in outcomes], column)
+        parts = list(_columns(group, [(one.candidate.name, one.measured) for one in outcomes], column))
+        columns += [_stack(parts)] if stacked and parts else parts
     right = tuple(range(1, len(columns)))
     if reasons and any(one.refused for one in outcomes):
         columns.append(("", [one.refused for one in outcomes]))
@@ -165,6 +173,12 @@ def _columns(
             column.heading if alone else "x",
             [cell + (mark if alone else "") for cell, mark in zip(cells, marks, strict=True)],
         )
+
+
+def _stack(parts: Sequence[tuple[str, list[str]]]) -> tuple[str, list[str]]:
+    """Several columns as one, whose cells have a line for each."""
+    lines = [[f"x {cell}" if name == "x" else cell for cell in cells] for name, cells in parts]
+    return parts[0][0], ["\n".join(dict.fromkeys(cells)) for cells in zip(*lines, strict=True)]
 
 
 def _value(measured: Measured, figure: str) -> float | None:

@@ -10,7 +10,7 @@ from ffsim.report.canvas import ACTIVITY, INK, MEMORY, cells, drawing, grid, leg
 from ffsim.report.wording import cause, plain, seconds_scale
 from ffsim.study.compare import Group
 from ffsim.study.compare_measure import Measured
-from ffsim.study.compare_verdicts import ranges_overlap, runner_up
+from ffsim.study.compare_verdicts import certain, runner_up
 from ffsim.units import BYTES, ENERGY, MONEY, TIME, Unit, percent, significant
 
 ROW_PT = 19.0
@@ -142,9 +142,8 @@ def _bars_finding(group: Group, figure: str, values: dict[str, float], write: Ca
     assert second is not None
     least = f"least on {' and '.join(best)}"
     more = percent(values[second] / values[best[0]] - 1, 2)
-    if ranges_overlap(group.ran[best[0]], group.ran[second], figure):
-        return f"{least}, {more} more on {second}, but the ranges overlap"
-    return f"{least}, {more} more on {second}"
+    unsure = certain(group.ran[best[0]], group.ran[second], figure) is False
+    return f"{least}, {more} more on {second}" + (", which is not certain" if unsure else "")
 
 
 def memory(group: Group, number: int) -> str:
@@ -154,7 +153,10 @@ def memory(group: Group, number: int) -> str:
     colors = {kind: MEMORY.get(kind, FURTHER[number_ % len(FURTHER)]) for number_, kind in enumerate(kinds)}
     least = min(ran, key=lambda name: ran[name].figures["memory_margin_bytes"])
     spare = BYTES.format(ran[least].figures["memory_margin_bytes"], 3)
-    title = f"The fullest GPU of {least} has {spare} to spare" + (", the least of all" if len(ran) > 1 else "")
+    if group.best.get("memory_margin_bytes"):
+        title = f"The fullest GPU of {least} has {spare} to spare, the least of all"
+    else:
+        title = f"The fullest GPU has {spare} to spare" + (" in every candidate" if len(ran) > 1 else "")
 
     def draw(axes: Axes, row: int, name: str) -> tuple[float, str]:
         left, capacity = 0.0, ran[name].capacity_bytes / 1e9

@@ -65,7 +65,7 @@ def _section(group: Group, number: int) -> Section:
         answer=group.explain(),
         wins=tuple(pairing.text for pairing in group.pairings),
         warnings=tuple(f"{name}: {doubt}" for name, one in group.ran.items() for doubt in one.warnings),
-        tables=group_tables(group),
+        tables=group_tables(group, stacked=True),
         figures={name: Markup(text) for name, text in svg.items()},  # noqa: S704 - our own SVG
     )
 

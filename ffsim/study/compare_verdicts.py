@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import isclose
-from typing import Any
+from typing import Any, NamedTuple
 
 from ffsim.study.compare_measure import FIGURES, Measured
 from ffsim.training import combined_range
@@ -19,6 +19,12 @@ PRAISE: dict[str, tuple[str, str, str, Unit | None]] = {
     "cost_per_mtoken_usd": ("is cheapest to rent", "are cheapest to rent", "per million tokens", MONEY),
     "relative_price_per_token_rate": ("is cheapest to buy", "are cheapest to buy", "", None),
     "energy_per_mtoken_j": ("uses least energy", "use least energy", "per million tokens", ENERGY),
+}
+# What figures are proportional to besides the step, by the names of `Measured.prices`.
+RESTS_ON: dict[str, tuple[str, ...]] = {
+    "cost_per_mtoken_usd": ("rental",),
+    "energy_per_mtoken_j": ("node_power", "pue"),
+    "energy_per_mtoken_cost_usd": ("node_power", "pue", "energy_price"),
 }
 ALIKE = 1e-6  # relative: what is closer than this is the same
 
@@ -88,8 +94,8 @@ def winners(ran: Ran) -> str:
         known = "" if unit is None else f"{unit.format(value, 3)} {per}"
         versus = "" if first in names else f"{_percent_of(value / ran[first].figures[figure])} than {first}"
         second = runner_up(ran, figure)
-        unsure = second is not None and figure != "step_s" and ranges_overlap(ran[names[0]], ran[second], figure)
-        aside = ", ".join(part for part in (known, versus, "but ranges overlap" if unsure else "") if part)
+        unsure = second is not None and certain(ran[names[0]], ran[second], figure) is False
+        aside = ", ".join(part for part in (known, versus, "not certain" if unsure else "") if part)
         praise = one if len(names) == 1 else several
         known_verb = names in said and praise.partition(" ")[0] == said[names][0].partition(" ")[0]
         said.setdefault(names, []).append(
@@ -109,10 +115,12 @@ def runner_up(ran: Ran, figure: str) -> str | None:
     return (min if FIGURES[figure] == "low" else max)(others, key=lambda name: others[name])
 
 
-def ranges_overlap(one: Measured, other: Measured, figure: str) -> bool:
-    """Whether the ranges of a figure touch; two values without ranges do not."""
-    (low, high), (low2, high2) = (each.ranges.get(figure, (each.figures[figure],) * 2) for each in (one, other))
-    return max(low, low2) <= min(high, high2)
+def certain(best: Measured, other: Measured, figure: str) -> bool | None:
+    """Whether the better of two stays the better over the range of their relation; None where nothing has a range."""
+    ends = ratio_range(other, best, figure)
+    if ends is None:
+        return None
+    return ends[0] > 1 if FIGURES[figure] == "low" else ends[1] < 1
 
 
 def _and(words: Sequence[str]) -> str:
@@ -154,7 +162,7 @@ def _pair(ran: Ran, faster: str, other: str) -> Pairing:
         ratio_low=ends[0] if ends else None,
         ratio_high=ends[1] if ends else None,
         overlap_s=overlap,
-        certain=ends[0] > 1 if ends else None,
+        certain=certain(a, b, "step_s"),
         less_memory=less,
         memory_difference_bytes=abs(difference),
         text="",
@@ -162,27 +170,54 @@ def _pair(ran: Ran, faster: str, other: str) -> Pairing:
     return _told(found, a, b)
 
 
-def ratio_range(one: Measured, other: Measured) -> tuple[float, float] | None:
-    """Range of the step of one candidate over that of another.
+def ratio_range(one: Measured, other: Measured, figure: str = "step_s") -> tuple[float, float] | None:
+    """Range of a figure of one candidate over that of another.
 
-    An input with the same value and range in both moves both at once, so that what slows the two alike leaves their
-    ratio as it is; one that only one of them has, or that differs, moves that one alone. Inputs are independent.
-    None where neither has any.
+    An input or a price with the same value and range in both moves both at once, so that what touches the two alike
+    leaves their relation as it is; one that only one of them has, or that differs, moves that one alone. All are taken
+    as independent. None where nothing has a range.
+
+    Args:
+        one: the candidate above the line.
+        other: the one below it.
+        figure: the step, or one of `RESTS_ON`, which are proportional to the step and to prices.
     """
-    if not one.effects and not other.effects:
-        return None
-    top, bottom = one.figures["step_s"], other.figures["step_s"]
+    ratio = one.figures[figure] / other.figures[figure]
     ends: list[tuple[float, float]] = []
-    for name in dict.fromkeys([*one.effects, *other.effects]):
-        mine, theirs = one.effects.get(name), other.effects.get(name)
-        if mine is not None and theirs is not None and mine.figure == theirs.figure:
-            ends.append((mine.steps_s[0] / theirs.steps_s[0], mine.steps_s[1] / theirs.steps_s[1]))
+    mine, theirs = _moves(one, figure), _moves(other, figure)
+    for name in dict.fromkeys([*mine, *theirs]):
+        a, b = mine.get(name), theirs.get(name)
+        if a is not None and b is not None and a.figure == b.figure:
+            ends.append((ratio * a.ends[0] / b.ends[0], ratio * a.ends[1] / b.ends[1]))
             continue
-        if mine is not None:
-            ends.append((mine.steps_s[0] / bottom, mine.steps_s[1] / bottom))
-        if theirs is not None:
-            ends.append((top / theirs.steps_s[0], top / theirs.steps_s[1]))
-    return combined_range(top / bottom, ends)
+        if a is not None:
+            ends.append((ratio * a.ends[0], ratio * a.ends[1]))
+        if b is not None:
+            ends.append((ratio / b.ends[0], ratio / b.ends[1]))
+    return combined_range(ratio, ends) if ends else None
+
+
+class _Move(NamedTuple):
+    """An uncertain input, and the factors by which a figure changes at the ends of its range."""
+
+    figure: tuple[float, float, float]
+    ends: tuple[float, float]
+
+
+def _moves(measured: Measured, figure: str) -> dict[str, _Move]:
+    step = measured.figures["step_s"]
+    found = {
+        name: _Move(effect.figure, (effect.steps_s[0] / step, effect.steps_s[1] / step))
+        for name, effect in measured.effects.items()
+    }
+    for price in measured.prices:
+        value, (low, high) = price.figure.value, price.figure.bounds
+        if price.name in RESTS_ON.get(figure, ()) and value and low < high:
+            found[price.name] = _Move((value, low, high), (low / value, high / value))
+    if figure == "relative_price_per_token_rate" and "relative_price_per_gpu" in measured.ranges:
+        value, (low, high) = measured.figures["relative_price_per_gpu"], measured.ranges["relative_price_per_gpu"]
+        found["relative price"] = _Move((value, low, high), (low / value, high / value))
+    return found
 
 
 def _overlap(one: Measured, other: Measured) -> tuple[float, float] | None:
