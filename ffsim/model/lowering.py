@@ -19,7 +19,7 @@ from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.precision import Dtype, Precision
 from ffsim.model.tape import Call, GradientCall, Phase, Tape
 
-Recompute = Literal["norm", "mla_up", "swiglu"]
+Recompute = Literal["norm", "mla_up", "swiglu", "attention", "layer"]
 
 FEW_QUERIES = 16  # new tokens of a sequence up to which attention runs as a decoding kernel
 

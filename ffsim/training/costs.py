@@ -95,7 +95,7 @@ def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
         micro_batch=micro_batch,
         sequence_length=inputs.spec.sequence_length,
         precision=inputs.precision,
-        recompute=inputs.spec.plan.recompute,
+        recompute=inputs.spec.plan.recomputed,
         expert_parallel=ep,
         expert_load=inputs.expert_load(ep).busiest_over_mean if ep > 1 else 1.0,
         redundant_experts=inputs.redundant_experts,

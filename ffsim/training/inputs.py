@@ -15,6 +15,7 @@ from ffsim.model.spec import ModelSpec, load_model
 from ffsim.schedules import SCHEDULES
 from ffsim.topology import Cluster, Topology, build_topology
 from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
+from ffsim.training.software import Software, load_software
 from ffsim.training.spec import ASSUMPTIONS, SHELF, PretrainSpec
 
 
@@ -34,6 +35,7 @@ class Inputs:
     precision: Precision
     profile: OperatorProfile
     kernels: ExpertKernels
+    software: Software
     document: Document = field(repr=False)
     expert_tokens: ExpertTokens | None = None
 
@@ -98,7 +100,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     near = Path(document.file).parent
     problems = document.problems
     found: dict[str, object] = {}
-    for key, load in (("model", load_model), ("precision", load_precision)):
+    for key, load in (("model", load_model), ("precision", load_precision), ("software", load_software)):
         try:
             found[key] = load(getattr(spec, key), near=near)
         except ScenarioError as error:
@@ -110,10 +112,11 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     tokens = _expert_tokens(document, spec, found.get("model"), near)
     if problems:
         document.raise_problems()
-    model, precision, kernels = found["model"], found["precision"], found["kernels"]
+    model, precision, kernels, software = (found[key] for key in ("model", "precision", "kernels", "software"))
     assert isinstance(model, ModelSpec)
     assert isinstance(precision, Precision)
     assert isinstance(kernels, ExpertKernels)
+    assert isinstance(software, Software)
     return Inputs(
         cluster=cluster,
         topology=build_topology(cluster),
@@ -122,6 +125,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
         precision=precision,
         profile=load_profile(cluster.gpu.profile),
         kernels=kernels,
+        software=software,
         document=document,
         expert_tokens=tokens,
     )

@@ -1,272 +1,92 @@
-"""From a plan to ranks and groups: what divides, what does not, and which plan nearby does."""
+"""Ranks and groups: which GPU is which rank of a plan, and who does something together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from math import log2
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
-from ffsim.model.lowering import Recompute
-from ffsim.schedules import SCHEDULES, Schedule
-from ffsim.training.inputs import Inputs
-from ffsim.training.spec import PlanSpec
+from ffsim.schedules import Schedule
 
 Ints = np.ndarray[Any, Any]
 
-SHARDED: Literal[1] = 1  # ZeRO-1
-RECOMPUTABLE: tuple[Recompute, ...] = get_args(Recompute)
-MAX_PASSES = 100_000  # micro-batches times pipeline ranks: some 4 million tasks and 3 GB
+GroupKind = Literal["tensor", "context", "data", "expert", "expert_tensor", "expert_data"]
+"""Which ranks of a pipeline rank do something together.
+
+``data`` shares dense parameters (data- and context-parallel ranks alike), ``expert_data`` those of experts.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A plan that divides.
+    """A plan that divides: which GPU is which rank, and who belongs together.
 
-    Ranks stand pipeline rank after pipeline rank: rank ``r * dp + d`` is data-parallel replica d of pipeline rank r and
-    runs on the GPU of that number.
+    Every pipeline rank has ``members`` GPUs, numbered in the plan's order (``tp-cp-dp-pp``: tensor-parallel ranks are
+    neighbours). Among them, consecutive ones form the groups of the experts: tensor-parallel ranks of an expert first,
+    then the ranks that the experts are spread over.
 
     Attributes:
         gpus: GPUs used.
-        dp: data-parallel ranks of every pipeline rank.
-        n_micro_batches: micro-batches per pipeline and step.
+        pp, tp, cp, dp, ep, etp: ranks of each kind.
+        order: dimensions of a pipeline rank's members, innermost first (the plan's order without ``pp``).
+        placement: ``[pp, members]`` GPU of every member of every pipeline rank.
         schedule: what every pipeline rank does.
         copies: pipeline ranks that hold the same stage (2 where micro-batches enter at both ends).
     """
 
     gpus: int
     pp: int
+    tp: int
+    cp: int
     dp: int
     ep: int
+    etp: int
+    order: tuple[str, ...]
+    placement: Ints
     micro_batch: int
     n_micro_batches: int
     schedule: Schedule
     copies: int
 
-    def gpus_of(self, pipeline_rank: int) -> Ints:
-        """``[dp]`` GPUs of a pipeline rank."""
-        return pipeline_rank * self.dp + np.arange(self.dp)
+    @property
+    def members(self) -> int:
+        """GPUs of a pipeline rank: ``tp * cp * dp``."""
+        return self.tp * self.cp * self.dp
 
-    def expert_groups(self, pipeline_rank: int) -> Ints:
-        """``[n_groups, ep]`` GPUs that exchange tokens."""
-        return self.gpus_of(pipeline_rank).reshape(-1, self.ep)
+    @property
+    def edp(self) -> int:
+        """Ranks of a pipeline rank that hold the same experts."""
+        return self.members // (self.ep * self.etp)
+
+    def gpus_of(self, pipeline_rank: int) -> Ints:
+        """``[members]`` GPUs of a pipeline rank."""
+        return np.asarray(self.placement[pipeline_rank])
+
+    def members_of(self, kind: GroupKind) -> Ints:
+        """``[n_groups, n_ranks]`` members that form groups, the same on every pipeline rank."""
+        members = np.arange(self.members)
+        if kind in {"expert", "expert_tensor", "expert_data"}:
+            grid = members.reshape(self.edp, self.ep, self.etp)
+            axis = {"expert_data": 0, "expert": 1, "expert_tensor": 2}[kind]
+            return np.moveaxis(grid, axis, -1).reshape(-1, grid.shape[axis])
+        grid = members.reshape([getattr(self, name) for name in reversed(self.order)])
+        axes = {"tensor": ["tp"], "context": ["cp"], "data": ["dp", "cp"]}[kind]
+        inner = [len(self.order) - 1 - self.order.index(name) for name in sorted(axes, key=self.order.index)[::-1]]
+        outer = [axis for axis in range(grid.ndim) if axis not in inner]
+        return grid.transpose([*outer, *inner]).reshape(-1, int(np.prod([grid.shape[axis] for axis in inner])))
+
+    def groups(self, kind: GroupKind, pipeline_rank: int) -> Ints:
+        """``[n_groups, n_ranks]`` GPUs of a pipeline rank that form groups."""
+        return self.gpus_of(pipeline_rank)[self.members_of(kind)]
 
     def holders(self, stage: int) -> list[int]:
         """Pipeline ranks that hold a stage."""
         return [rank for rank, stages in enumerate(self.schedule.placement) if stage in stages]
 
 
-def lay_out(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -> Layout:
-    """Divide the GPUs by the plan.
-
-    Args:
-        inputs: the workload.
-        fits: what a plan must also meet to be named as the nearest that runs.
-
-    Raises:
-        ModelDomainError: the plan asks for something that is not modelled.
-        InfeasiblePlan: it does not divide; every reason, and the nearest plan that does.
-    """
-    plan = inputs.spec.plan
-    unknown = [_problem(inputs, key, what, fix) for key, what, fix in _not_modelled(inputs)]
-    if unknown:
-        raise ModelDomainError(unknown)
-    problems = [_problem(inputs, key, what, fix) for key, what, fix in _obstacles(inputs, plan)]
-    if not problems:
-        return _layout(inputs, plan)
-    nearest = next(legal_plans(inputs, fits), None)
-    if nearest is not None:
-        problems.append(Problem(what=f"nearest plan that runs: {describe(nearest, plan)}"))
-    raise InfeasiblePlan(problems)
-
-
-def _layout(inputs: Inputs, plan: PlanSpec) -> Layout:
-    gpus = plan.gpus or inputs.cluster.n_gpus
-    dp = gpus // plan.pp
-    n = inputs.spec.global_batch // (dp * plan.micro_batch)
-    schedule = SCHEDULES[plan.schedule].build(plan.pp, n)
-    return Layout(
-        gpus=gpus,
-        pp=plan.pp,
-        dp=dp,
-        ep=plan.ep,
-        micro_batch=plan.micro_batch,
-        n_micro_batches=n,
-        schedule=schedule,
-        copies=2 if schedule.both_ends else 1,
-    )
-
-
-def _problem(inputs: Inputs, key: str, what: str, fix: str) -> Problem:
-    path = ("plan", key) if hasattr(inputs.spec.plan, key) else (key,)
-    return Problem(where=str(inputs.document.place(path)), path=".".join(path), what=what, fix=fix)
-
-
-def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
-    """Everything about a workload that ffsim has no model for: (key, what, fix)."""
-    plan, gpu = inputs.spec.plan, inputs.cluster.gpu
-    if plan.tp != 1:
-        yield "tp", f"tensor parallelism is not modelled yet, got {plan.tp}", "use tp: 1"
-    if inputs.sms_for_communication >= gpu.sms.value:
-        yield (
-            "sms_for_communication",
-            f"{inputs.sms_for_communication} SMs for communication leave none of {gpu.sms.value} for computing",
-            f"use fewer than {gpu.sms.value}",
-        )
-    if plan.ep > 1 and inputs.sms_for_communication == 0:
-        yield (
-            "sms_for_communication",
-            "expert kernels that take no SMs are not modelled",
-            f"use {inputs.kernels.sms.value}, as {inputs.kernels.title} take, or leave it out",
-        )
-    formats = {inputs.precision.gemm, inputs.precision.weight_gradient}
-    if missing := sorted(formats - set(inputs.profile.formats("gemm"))):
-        known = ", ".join(inputs.profile.formats("gemm"))
-        yield "precision", f"{gpu.title} has no {', '.join(missing)} products", f"use a precision within {known}"
-
-
-def _obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str, str]]:
-    """Everything that keeps a plan from dividing: (key, what, fix)."""
-    model, spec, cluster = inputs.model, inputs.spec, inputs.cluster
-    gpus = plan.gpus or cluster.n_gpus
-    if gpus > cluster.n_gpus:
-        yield "gpus", f"{gpus:,} GPUs wanted, the cluster has {cluster.n_gpus:,}", "use fewer or a larger cluster"
-        return
-    if spec.sequence_length > model.max_context:
-        yield (
-            "sequence_length",
-            f"{spec.sequence_length:,} tokens are more than the {model.max_context:,} that {model.title} takes",
-            "use shorter sequences",
-        )
-    if gpus % plan.pp:
-        yield "pp", f"{plan.pp} pipeline ranks do not divide {gpus:,} GPUs", "use a divisor"
-        return
-    dp = gpus // plan.pp
-    yield from _expert_obstacles(inputs, plan, dp)
-    per_step = dp * plan.micro_batch
-    if spec.global_batch % per_step:
-        yield (
-            "global_batch",
-            f"{spec.global_batch:,} sequences do not divide into {dp} replicas x {plan.micro_batch} a micro-batch",
-            f"use a multiple of {per_step:,}",
-        )
-        return
-    n_micro_batches = spec.global_batch // per_step
-    if plan.pp * n_micro_batches > MAX_PASSES:
-        yield (
-            "global_batch",
-            f"{n_micro_batches:,} micro-batches through {plan.pp} ranks are more than ffsim simulates ({MAX_PASSES:,})",
-            "use larger micro-batches, more GPUs or a smaller batch",
-        )
-        return
-    family = SCHEDULES[plan.schedule]
-    try:
-        family.check(plan.pp, n_micro_batches)
-    except ValueError as error:
-        yield "schedule", str(error), "change pp, the global batch or the schedule"
-        return
-    yield from _stage_obstacles(inputs, plan, plan.pp * family.stages_per_rank)
-
-
-def _stage_obstacles(inputs: Inputs, plan: PlanSpec, n_stages: int) -> Iterator[tuple[str, str, str]]:
-    layers, by_hand = inputs.model.layers, plan.layers_per_stage
-    if n_stages > layers:
-        yield "pp", f"{n_stages} stages are more than the {layers} layers of {inputs.model.title}", "use fewer"
-    if by_hand is None:
-        return
-    if len(by_hand) != n_stages or sum(by_hand) != layers:
-        yield (
-            "layers_per_stage",
-            f"got {len(by_hand)} stages with {sum(by_hand)} layers, need {n_stages} stages with {layers} layers",
-            "list the layers of every stage, first to last",
-        )
-    elif 0 in by_hand[1:-1]:
-        yield (
-            "layers_per_stage",
-            f"stage {1 + by_hand[1:-1].index(0)} has no layers",
-            "give every stage a layer; the first may hold the embedding alone, the last the head",
-        )
-
-
-def _expert_obstacles(inputs: Inputs, plan: PlanSpec, dp: int) -> Iterator[tuple[str, str, str]]:
-    moe, per_node, copies = inputs.model.moe, inputs.cluster.gpus_per_node, inputs.redundant_experts
-    if copies and (plan.ep == 1 or copies % plan.ep):
-        yield (
-            "expert_loads",
-            f"{copies} redundant experts do not spread over {plan.ep} ranks",
-            "use a multiple of ep > 1",
-        )
-    if plan.ep == 1:
-        return
-    if moe is None:
-        yield "ep", f"{inputs.model.title} has no experts to spread over {plan.ep} ranks", "use ep: 1"
-        return
-    if plan.ep > moe.routed:
-        yield "ep", f"{plan.ep} ranks for {moe.routed} routed experts", f"use at most {moe.routed}"
-    elif moe.routed % plan.ep:
-        yield "ep", f"{moe.routed} routed experts do not divide over {plan.ep} ranks", "use a divisor"
-    if dp % plan.ep:
-        yield "ep", f"expert groups of {plan.ep} do not divide {dp} data-parallel ranks", "use a divisor"
-    elif plan.ep % per_node and per_node % plan.ep:
-        yield "ep", f"expert groups of {plan.ep} do not fill nodes of {per_node} GPUs", f"use a multiple of {per_node}"
-
-
-def legal_plans(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -> Iterator[PlanSpec]:
-    """Plans that divide, nearest to the wanted one first.
-
-    Pipeline, expert groups and micro-batch may change; optimizer states may be sharded and more outputs recomputed.
-
-    Args:
-        inputs: the workload.
-        fits: a further condition, asked in order of distance.
-    """
-    wanted = inputs.spec.plan
-    gpus = min(wanted.gpus or inputs.cluster.n_gpus, inputs.cluster.n_gpus)
-    experts = inputs.model.moe.routed if inputs.model.moe else 1
-    plans = [
-        replace(
-            wanted,
-            gpus=gpus,
-            pp=pp,
-            ep=ep,
-            micro_batch=micro_batch,
-            zero=zero,
-            recompute=recompute,
-            layers_per_stage=None,
-        )
-        for pp in _divisors(gpus)
-        for ep in _divisors(experts)
-        for micro_batch in (1, 2, 4, 8)
-        for zero in dict.fromkeys((wanted.zero, SHARDED))
-        for recompute in dict.fromkeys((wanted.recompute, RECOMPUTABLE))
-    ]
-    for plan in sorted(plans, key=lambda plan: _distance(plan, wanted)):
-        if not list(_obstacles(inputs, plan)) and fits(plan):
-            yield plan
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]
-
-
-def _distance(plan: PlanSpec, wanted: PlanSpec) -> tuple[float, int, int, int]:
-    steps = (
-        abs(log2(plan.pp / wanted.pp))
-        + abs(log2(plan.ep / wanted.ep))
-        + abs(log2(plan.micro_batch / wanted.micro_batch))
-        + (plan.zero != wanted.zero) / 2  # these two keep the groups as they are
-        + (plan.recompute != wanted.recompute) / 2
-    )
-    return (steps, -plan.pp, -plan.ep, plan.micro_batch)
-
-
-def describe(plan: PlanSpec, wanted: PlanSpec) -> str:
-    """What a plan changes, as ``--set`` options."""
-    names = ["pp", "ep", "micro_batch", "zero"] + (["gpus"] if wanted.gpus is not None else [])
-    changed = [(name, str(getattr(plan, name))) for name in names if getattr(plan, name) != getattr(wanted, name)]
-    if plan.recompute != wanted.recompute:
-        changed.append(("recompute", f"[{','.join(plan.recompute)}]"))
-    return " ".join(f"--set plan.{name}={value}" for name, value in changed) or "the plan as given, stages balanced"
+def place_ranks(order: str, sizes: dict[str, int]) -> Ints:
+    """``[pp, members]`` GPUs counted from the job's first, by the order of dimensions, innermost first."""
+    outermost_first = order.split("-")[::-1]
+    grid = np.arange(np.prod(list(sizes.values()))).reshape([sizes[name] for name in outermost_first])
+    return np.moveaxis(grid, outermost_first.index("pp"), 0).reshape(sizes["pp"], -1)

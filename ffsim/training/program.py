@@ -200,7 +200,7 @@ def _add_synchronisation(
 
     Stages go in the order in which their gradients are complete, the same on all their holders.
     """
-    placement, sharded = layout.schedule.placement, inputs.spec.plan.zero == 1
+    placement, sharded = layout.schedule.placement, inputs.spec.plan.zero >= 1
     lanes = _SyncLanes(collector)
     done = {
         stage: [complete[rank, placement[rank].index(stage)] for rank in layout.holders(stage)]

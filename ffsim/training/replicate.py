@@ -55,7 +55,7 @@ def replicate(
     group have arrived, goes on at one pace over all links it uses, and ends for all at the same time: the group is the
     expert group of an exchange, all replicas for a reduction or a gathering. The optimizer waits for all replicas.
     """
-    graph, n, dp = program.graph, program.graph.n_tasks, layout.dp
+    graph, n, dp = program.graph, program.graph.n_tasks, layout.members
     replicas = np.arange(dp)
     lane = np.where(graph.lane == NO_LANE, NO_LANE, graph.lane + replicas[:, None] * layout.pp * len(LANES)).ravel()
     slot = (graph.slot + replicas[:, None] * len(program.slots)).ravel()
@@ -71,7 +71,7 @@ def replicate(
 
 def _joins(program: Program, layout: Layout) -> tuple[int, Ints]:
     """Barriers around tasks that a group does together, and the edges into and out of them."""
-    n, dp = program.graph.n_tasks, layout.dp
+    n, dp = program.graph.n_tasks, layout.members
     predecessors, successors = program.graph.predecessors, program.graph.successors
     edges: list[Ints] = []
     barriers = 0
@@ -116,7 +116,7 @@ def _costs(
     rows: list[Ints] = []
     links: list[Ints] = []
     sizes: list[Floats] = []
-    share = np.ones((layout.dp, len(slots)))
+    share = np.ones((layout.members, len(slots)))
     for number, slot in enumerate(slots):
         if not isinstance(slot, SendSlot | SyncSlot | ExchangeSlot):
             continue
@@ -125,25 +125,25 @@ def _costs(
             share[:, number] = 1 / _at_the_same_nic(inputs, layout.gpus_of(rank))
         done = talk(inputs, layout, stages, pieces, slot)
         gpu, link, size = member_loads(done.collective, inputs.topology, done.groups)
-        mine = (gpu // layout.dp) == rank
-        together = {SendSlot: 1, ExchangeSlot: layout.ep, SyncSlot: layout.dp}[type(slot)]
-        first = gpu[mine] % layout.dp // together * together
+        mine = (gpu // layout.members) == rank
+        together = {SendSlot: 1, ExchangeSlot: layout.ep, SyncSlot: layout.members}[type(slot)]
+        first = gpu[mine] % layout.members // together * together
         pairs, place = np.unique(first * n_links + link[mine], return_inverse=True)
         rows.append(pairs // n_links * len(slots) + number)
         links.append(pairs % n_links)
         sizes.append(np.bincount(place.ravel(), size[mine], len(pairs)) * unit_bytes(inputs, done.unit))
         for kernel_link, amount in _of_kernels(folded, number):
-            leaders = np.arange(0, layout.dp, together)
+            leaders = np.arange(0, layout.members, together)
             rows.append(leaders * len(slots) + number)
             links.append(n_links + kernel_link * n_gpus + layout.gpus_of(rank)[leaders])
             sizes.append(np.full(len(leaders), amount))
     row = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
     capacity = class_capacities(inputs)
     return Costs(
-        duration_s=np.tile(folded.duration_s, layout.dp),
+        duration_s=np.tile(folded.duration_s, layout.members),
         link=np.concatenate(links) if links else np.zeros(0, dtype=np.int64),
         bytes_=np.concatenate(sizes) if sizes else np.zeros(0),
-        moves=Csr.of(row, np.arange(len(row)), len(slots) * layout.dp),
+        moves=Csr.of(row, np.arange(len(row)), len(slots) * layout.members),
         capacity_bytes_per_s=np.concatenate(
             [inputs.topology.bandwidth_bytes_per_s, *(np.full(n_gpus, capacity[one]) for one in OF_KERNELS)]
         ),

@@ -142,9 +142,10 @@ def held_parameters(
 ) -> list[tuple[int, int, int, int]]:
     """Per stage of a rank: dense and expert parameters, and over how many ranks the optimizer shards each."""
     rows = []
-    sharded = inputs.spec.plan.zero == 1
+    sharded = inputs.spec.plan.zero >= 1
     for stage in layout.schedule.placement[rank]:
         dense, expert = stage_parameters(stages[stage], pieces)
-        replicas = layout.dp * len(layout.holders(stage))
-        rows.append((dense, expert, replicas if sharded else 1, replicas // layout.ep if sharded else 1))
+        holders = len(layout.holders(stage))
+        shards, expert_shards = layout.dp * layout.cp * holders, layout.edp * holders
+        rows.append((dense, expert, shards if sharded else 1, expert_shards if sharded else 1))
     return rows

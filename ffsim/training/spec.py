@@ -26,38 +26,96 @@ from ffsim.schedules import SCHEDULES, Messages
 
 ScheduleName = Literal["1f1b", "dualpipe", "dualpipev"]
 assert set(ScheduleName.__args__) == set(SCHEDULES)  # type: ignore[attr-defined]
+DIMENSIONS = ("tp", "cp", "dp", "pp")
+
+
+Zero = Literal[0, 1, 2, 3]
+RecomputeName = Literal["none", "selective", "full"]
+RECOMPUTE: dict[RecomputeName, tuple[Recompute, ...]] = {"none": (), "selective": ("attention",), "full": ("layer",)}
+GradientReduction = Literal["nccl", "hfreduce", "hfreduce-nvlink"]
+
+
+@spec
+class Overlap:
+    """What runs beside computing instead of between kernels; what is left out is as the software has it.
+
+    Attributes:
+        gradients: buckets of gradients are reduced while the last backward pass goes on.
+        parameters: what ZeRO gathers is fetched ahead of its use.
+        tensor: tensor-parallel traffic runs beside the products around it, in chunks.
+    """
+
+    gradients: bool | None = None
+    parameters: bool | None = None
+    tensor: bool | None = None
 
 
 @spec
 class PlanSpec:
     """How a model is laid out over GPUs.
 
+    ``gpus = pp * tp * cp * dp``: the data-parallel ranks are what the others leave of the GPUs.
+
     Attributes:
+        gpus: GPUs of the cluster to use; all by default.
         pp: pipeline-parallel ranks.
-        ep: ranks that the routed experts of a layer are spread over.
-        tp: tensor-parallel ranks; only 1 is modelled yet.
-        zero: optimizer states sharded over data-parallel ranks (1) or not (0).
+        vpp: stages of every pipeline rank under the interleaved schedule.
+        tp: tensor-parallel ranks.
+        sequence_parallel: tensor-parallel ranks share what is done token by token (norms, residuals, dropout).
+        cp: context-parallel ranks, which share the tokens of a sequence.
+        context_exchange: keys and values travel around a ring, or heads are traded for tokens and back.
+        ep: ranks that the routed experts of a layer are spread over; ``tp * cp * dp`` is a multiple of ``ep * etp``.
+        etp: tensor-parallel ranks of every routed expert.
+        zero: what data-parallel ranks share: nothing (0), optimizer states (1), gradients (2), parameters (3, FSDP).
         schedule: pipeline schedule.
         micro_batch: sequences per micro-batch.
-        gpus: GPUs of the cluster to use; all by default.
-        recompute: outputs computed again in the backward pass instead of kept.
+        recompute: outputs computed again in the backward pass instead of kept; ``none``, ``selective`` (core attention)
+            and ``full`` (whole layers) are short for the usual lists.
+        recompute_layers: layers of every stage that ``layer`` holds for; all by default.
+        layers_per_stage: decoder layers of each stage, by hand; balanced by time if left out.
+        order: which ranks are neighbours: those on consecutive GPUs first.
+        first_node: node of the cluster where the job begins.
+        messages: how pipeline messages hold up computing (see `ffsim.schedules.plan_messages`).
         sms_for_communication: SMs set aside for expert traffic, which computing does without; by default as many as the
             expert kernels take.
-        messages: how pipeline messages hold up computing (see `ffsim.schedules.plan_messages`).
-        layers_per_stage: decoder layers of each stage, by hand; balanced by time if left out.
+        offload: states that live and are updated in host memory.
+        gradient_reduction: who reduces gradients.
+        overlap: what runs beside computing.
+        bucket: gradients that are reduced in one go where that is overlapped.
     """
 
-    pp: Count
-    ep: Count = 1
+    gpus: Count | None = None
+    pp: Count = 1
+    vpp: Count = 1
     tp: Count = 1
-    zero: Literal[0, 1] = 1
+    sequence_parallel: bool = False
+    cp: Count = 1
+    context_exchange: Literal["ring", "all-to-all"] = "ring"
+    ep: Count = 1
+    etp: Count = 1
+    zero: Zero = 1
     schedule: ScheduleName = "1f1b"
     micro_batch: Count = 1
-    gpus: Count | None = None
-    recompute: tuple[Recompute, ...] = ()
-    sms_for_communication: Natural | None = None
-    messages: Messages = "overlapped"
+    recompute: RecomputeName | tuple[Recompute, ...] = ()
+    recompute_layers: Natural | None = None
     layers_per_stage: tuple[Natural, ...] | None = None
+    order: str = "tp-cp-dp-pp"
+    first_node: Natural = 0
+    messages: Messages = "overlapped"
+    sms_for_communication: Natural | None = None
+    offload: Literal["none", "optimizer"] = "none"
+    gradient_reduction: GradientReduction = "nccl"
+    overlap: Overlap = Overlap()
+    bucket: Bytes = 25e6
+
+    def __post_init__(self) -> None:
+        if sorted(self.order.split("-")) != sorted(DIMENSIONS):
+            raise ValueError(f"order {self.order!r} does not name tp, cp, dp and pp once each: write tp-cp-dp-pp")
+
+    @property
+    def recomputed(self) -> tuple[Recompute, ...]:
+        """The list that ``recompute`` stands for."""
+        return RECOMPUTE[self.recompute] if isinstance(self.recompute, str) else self.recompute
 
 
 @spec
@@ -115,7 +173,7 @@ class PretrainSpec:
     """A pre-training workload.
 
     Attributes:
-        model, precision, expert_kernels: names or paths.
+        model, precision, expert_kernels, software: names or paths.
         tokens: tokens of the whole run.
         sequence_length: tokens per sequence.
         global_batch: sequences per optimizer step.
@@ -132,6 +190,7 @@ class PretrainSpec:
     global_batch: Count
     precision: str = "bf16"
     expert_kernels: str = "deepep-normal"
+    software: str = "hai-llm"
     plan: PlanSpec
     assumptions: Assumptions
     expert_loads: ExpertLoadSpec | None = None

@@ -13,8 +13,9 @@ from ffsim.training.bounds import Bounds, bounds
 from ffsim.training.breakdown import Breakdown, break_down
 from ffsim.training.costs import CONDITIONS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
-from ffsim.training.layout import Layout, describe, lay_out, legal_plans
+from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
+from ffsim.training.plans import describe, lay_out, legal_plans
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs

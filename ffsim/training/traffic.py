@@ -23,7 +23,7 @@ from ffsim.topology import LinkKind
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
-from ffsim.training.layout import Layout
+from ffsim.training.layout import GroupKind, Layout
 from ffsim.training.stages import Stage, stage_parameters
 
 Ints = np.ndarray[Any, Any]
@@ -106,7 +106,7 @@ def talk(
     if isinstance(slot, ExchangeSlot):
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
         collective = _exchange(inputs, layout, slot.name)
-        return Talk(collective, layout.expert_groups(slot.rank), unit, _copied(inputs, layout, collective))
+        return Talk(collective, layout.groups("expert", slot.rank), unit, _copied(inputs, layout, collective))
     dense, expert = stage_parameters(stages[slot.stage], pieces)
     size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
     groups = _sync_groups(layout, slot)
@@ -122,10 +122,8 @@ def _sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
     """
     if slot.what == "embedding":
         return np.stack([layout.gpus_of(0), layout.gpus_of(layout.pp - 1)], axis=1)
-    holders = layout.holders(slot.stage)
-    if slot.what == "dense":
-        return np.concatenate([layout.gpus_of(rank) for rank in holders])[None, :]
-    return np.concatenate([layout.expert_groups(rank) for rank in holders]).T
+    kind: GroupKind = "data" if slot.what == "dense" else "expert_data"
+    return np.concatenate([layout.groups(kind, rank) for rank in layout.holders(slot.stage)], axis=1)
 
 
 def _sync(slot: SyncSlot, groups: Ints, parameters: float, gpus_per_node: int) -> Collective:
@@ -217,8 +215,8 @@ def port_owners(inputs: Inputs, layout: Layout) -> Sequence[int]:
 def ranks_per_port(inputs: Inputs, layout: Layout) -> int:
     """Most pipeline ranks that have GPUs at one NIC."""
     nodes = inputs.cluster.spec.nodes
-    gpu = np.arange(layout.gpus)
-    pairs = np.unique(np.stack([gpu // (nodes.gpus // nodes.nics), gpu // layout.dp]), axis=1)
+    rank = np.repeat(np.arange(layout.pp), layout.members)
+    pairs = np.unique(np.stack([layout.placement.ravel() // (nodes.gpus // nodes.nics), rank]), axis=1)
     return int(np.bincount(pairs[0]).max())
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError
+from ffsim.schedules import one_f_one_b
 from ffsim.study import Scenario, run
 from ffsim.study.scenario import load
-from ffsim.training.layout import lay_out
+from ffsim.training.layout import Layout, place_ranks
+from ffsim.training.plans import lay_out
 
 DATA = Path(__file__).parents[1] / "data"
 V3 = ("h800-2048", "deepseek-v3-pretrain")
@@ -26,7 +28,7 @@ def refused(names, *overrides, error=InfeasiblePlan):
 def test_v3_has_one_expert_group_on_eight_nodes_and_every_stage_twice():
     layout = lay_out(load(Scenario(cluster=V3[0], workload=V3[1])))
     assert (layout.pp, layout.dp, layout.ep, layout.n_micro_batches, layout.copies) == (16, 128, 64, 120, 2)
-    groups = layout.expert_groups(3)
+    groups = layout.groups("expert", 3)
     assert groups.shape == (2, 64)
     assert len(np.unique(groups[0] // 8)) == 8
     assert layout.holders(0) == [0, 15]
@@ -92,7 +94,7 @@ def test_expert_kernels_need_sms():
 def test_all_reasons_are_given_at_once():
     message = refused(V3, "plan.ep=48", "global_batch=1000")
     assert "plan.ep: 256 routed experts" in message
-    assert "plan.ep: expert groups of 48 do not divide 128" in message
+    assert "plan.ep: expert groups of 48 do not divide the 128 ranks of a pipeline rank" in message
     assert "global_batch: 1,000 sequences" in message
 
 
@@ -140,3 +142,36 @@ def test_a_model_that_does_not_fit_is_refused_with_its_memory_by_kind():
     assert "gradients 32.8 GB" in message
     hopeless = refused(V3, "plan.gpus=64", "plan.pp=2", "plan.ep=32", "global_batch=1024")
     assert "no plan with other pp, ep or micro_batch fits" in hopeless
+
+
+@pytest.mark.parametrize(
+    ("order", "tensor", "context", "data"),
+    [
+        ("tp-cp-dp-pp", [0, 1], [0, 2, 4], [0, 2, 4, 6, 8, 10]),
+        ("cp-tp-dp-pp", [0, 3], [0, 1, 2], [0, 1, 2, 6, 7, 8]),
+        ("dp-tp-pp-cp", [0, 2], [0, 4, 8], [0, 1, 4, 5, 8, 9]),
+    ],
+)
+def test_groups_follow_the_order_of_dimensions(order, tensor, context, data):
+    """Two tensor-, three context- and two data-parallel ranks: the group that member 0 is in."""
+    layout = Layout(
+        gpus=24,
+        pp=2,
+        tp=2,
+        cp=3,
+        dp=2,
+        ep=2,
+        etp=3,
+        order=tuple(name for name in order.split("-") if name != "pp"),
+        placement=place_ranks(order, {"tp": 2, "cp": 3, "dp": 2, "pp": 2}),
+        micro_batch=1,
+        n_micro_batches=4,
+        schedule=one_f_one_b(2, 4),
+        copies=1,
+    )
+    firsts = [layout.members_of(kind)[0].tolist() for kind in ("tensor", "context", "data")]
+    assert firsts == [tensor, context, data]
+    assert layout.members_of("expert").tolist() == [[0, 3], [1, 4], [2, 5], [6, 9], [7, 10], [8, 11]]
+    assert layout.members_of("expert_data")[0].tolist() == [0, 6]
+    for kind in ("tensor", "context", "data", "expert", "expert_tensor", "expert_data"):
+        assert sorted(np.concatenate([layout.groups(kind, rank) for rank in range(2)]).ravel()) == list(range(24))

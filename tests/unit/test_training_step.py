@@ -13,9 +13,9 @@ from ffsim.schedules import SCHEDULES
 from ffsim.study import Scenario, run
 from ffsim.study.scenario import load
 from ffsim.training.blocks import OptimizerSlot, SendSlot, SyncSlot
-from ffsim.training.layout import lay_out
 from ffsim.training.limits import limits
 from ffsim.training.memory import least_bytes
+from ffsim.training.plans import lay_out
 from ffsim.training.stages import balance, make_stages
 
 DATA = Path(__file__).parents[1] / "data"

@@ -1,0 +1,43 @@
+"""How a training framework runs a plan's kernels: which attention it has, what it overlaps, how fast its host is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from ffsim.config import Figure, Shelf, Source, Time, load, spec
+
+
+@spec
+class Software:
+    """A framework at the time of a run.
+
+    Attributes:
+        attention: one fused kernel, or products and passes over the scores.
+        dropout: whether activations are dropped, which costs masks and passes.
+        host_issue: time in which the host issues a kernel: a pass cannot be faster than its kernels are issued. Zero
+            where the host is far ahead of the GPU.
+        overlap_gradients, overlap_parameters, overlap_tensor: see `ffsim.training.spec.Overlap`.
+    """
+
+    kind: Literal["software"]
+    title: str
+    source: Source
+    attention: Literal["flash", "unfused"]
+    dropout: bool
+    host_issue: Figure[Time]
+    overlap_gradients: bool
+    overlap_parameters: bool
+    overlap_tensor: bool
+
+
+SHELF = Shelf("software", "software", Path(__file__).parent / "data" / "software")
+
+
+def load_software(name: str, *, near: Path | None = None) -> Software:
+    """Load a description by name or path.
+
+    Raises:
+        ScenarioError: no such file, or it is wrong.
+    """
+    return load(SHELF, name, Software, near=near)
