@@ -10,7 +10,7 @@ import click
 
 from ffsim.cli.options import chosen_format, output_options
 from ffsim.cli.output import Talk, check_writable, write
-from ffsim.errors import InfeasiblePlan, Problem, ScenarioError
+from ffsim.errors import InfeasiblePlan
 
 WORKLOAD = "--workload"
 
@@ -45,8 +45,8 @@ class _WordsAfterWorkload(click.Command):
     "--set",
     "overrides",
     multiple=True,
-    metavar="PATH=VALUE",
-    help="Change a value of either file for all candidates; may be repeated.",
+    metavar="[NAME:]PATH=VALUE",
+    help="Change a value of either file for all candidates, or for those with the cluster or workload NAME.",
 )
 @click.option(
     "--depth",
@@ -70,11 +70,18 @@ def command(report: Path | None, **options: Any) -> int:
       ffsim compare h800-2048 --workload deepseek-v3-pretrain --vary plan.schedule=1f1b,dualpipe --report which.html
     """  # noqa: D301 - click reads the escape
     from ffsim.report import present_comparison, render  # noqa: PLC0415 - help must not wait for NumPy
-    from ffsim.study.compare import compare  # noqa: PLC0415
+    from ffsim.study import Question, compare  # noqa: PLC0415
 
     output, talk = options["output"], Talk(quiet=options["quiet"])
     check_writable(output, report)
-    question = _question(options)
+    question = Question(
+        clusters=options["clusters"],
+        workloads=options["workloads"],
+        vary=options["vary"],
+        overrides=options["overrides"],
+        depth=options["depth"],
+        seed=options["seed"],
+    )
     result = compare(question, talk.progress, published=report is not None)
     write(render(present_comparison(result), chosen_format(options["format_"], output)), output)
     talk.warn(result.warnings)
@@ -87,38 +94,11 @@ def command(report: Path | None, **options: Any) -> int:
     return 0 if result.any_ran else InfeasiblePlan.exit_code
 
 
-def _question(options: dict[str, Any]) -> Any:
-    """What the options ask.
-
-    Raises:
-        ScenarioError: every ``--vary`` that cannot be read.
-    """
-    from ffsim.study.compare_question import Question, Vary  # noqa: PLC0415
-
-    vary: list[Vary] = []
-    problems: list[Problem] = []
-    for text in options["vary"]:
-        try:
-            vary.append(Vary.parse(text))
-        except ScenarioError as error:
-            problems += error.problems
-    if problems:
-        raise ScenarioError(problems)
-    return Question(
-        clusters=options["clusters"],
-        workloads=options["workloads"],
-        vary=tuple(vary),
-        overrides=options["overrides"],
-        depth=options["depth"],
-        seed=options["seed"],
-    )
-
-
 def _command(question: Any) -> str:
     """The command that gives this comparison again."""
     words = ["ffsim", "compare", *question.clusters, WORKLOAD, *question.workloads]
     for vary in question.vary:
-        words += ["--vary", f"{vary.path}={','.join(vary.values)}"]
+        words += ["--vary", vary]
     for override in question.overrides:
         words += ["--set", override]
     if question.depth != "folded":

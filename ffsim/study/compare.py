@@ -10,7 +10,7 @@ from ffsim._version import __version__
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.study.answer import run
 from ffsim.study.compare_measure import FIGURES, Measured, measure
-from ffsim.study.compare_question import Candidate, Question, candidates, check
+from ffsim.study.compare_question import Candidate, Question, candidates
 from ffsim.study.compare_verdicts import Pairing, best_of, pairings, winners
 from ffsim.study.validation import verdicts_about
 
@@ -106,7 +106,7 @@ class Comparison:
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row a candidate: who, whether it ran, and every figure with its range."""
-        settings = [vary.path for vary in self.question.vary]
+        settings = [vary.path for vary in self.question.varied()]
         causes = self.causes()
         found = []
         for group in self.groups:
@@ -140,7 +140,7 @@ class Comparison:
             "question": {
                 "clusters": list(question.clusters),
                 "workloads": list(question.workloads),
-                "vary": {vary.path: list(vary.values) for vary in question.vary},
+                "vary": {vary.path: list(vary.values) for vary in question.varied()},
                 "set": list(question.overrides),
                 "depth": question.depth,
                 "seed": question.seed,
@@ -180,9 +180,8 @@ def compare(
     >>> list(found.groups[0].ran)
     ['h800-2048']
     """
-    found = candidates(question)
     progress("reading files")
-    titles = check(found)
+    found, titles = candidates(question)
     outcomes: dict[str, list[Outcome]] = {}
     for number, candidate in enumerate(found, 1):
         progress(f"{number} of {len(found)}: {candidate.scenario.workload}, {candidate.name}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
 from pathlib import Path
 
+from ffsim.config import build
 from ffsim.errors import Problem, ScenarioError
 from ffsim.study.kinds import kind_of
-from ffsim.study.scenario import Scenario, load
+from ffsim.study.scenario import WORKLOAD_KEYS, Scenario, load, sorted_overrides
 from ffsim.topology import SHELF as CLUSTERS
 from ffsim.training import SHELF as WORKLOADS
-from ffsim.training import Depth
+from ffsim.training import Depth, PretrainSpec, workload_document
 
 MAX_CANDIDATES = 1000
 OPENING, CLOSING = "[{", "]}"
@@ -63,19 +65,42 @@ class Question:
 
     Attributes:
         clusters, workloads: names or paths.
-        vary: what else differs between candidates.
-        overrides: of all candidates, as ``--set`` takes them.
+        vary: what else differs between candidates, as ``--vary`` takes it.
+        overrides: of all candidates, as ``--set`` takes them; of those on one cluster or with one workload where its
+            name and a colon stand in front.
         depth, seed: see `Scenario`.
         ranges: whether the ranges of the answers are worked out.
     """
 
     clusters: tuple[str, ...]
     workloads: tuple[str, ...]
-    vary: tuple[Vary, ...] = ()
+    vary: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     depth: Depth = "folded"
     seed: int = 0
     ranges: bool = True
+
+    def varied(self) -> tuple[Vary, ...]:
+        """What varies, read.
+
+        Raises:
+            ScenarioError: all that cannot be read.
+        """
+        found, problems = _read_vary(self.vary)
+        if problems:
+            raise ScenarioError(problems)
+        return tuple(found)
+
+
+def _read_vary(texts: Sequence[str]) -> tuple[list[Vary], list[Problem]]:
+    found: list[Vary] = []
+    problems: list[Problem] = []
+    for text in texts:
+        try:
+            found.append(Vary.parse(text))
+        except ScenarioError as error:
+            problems += error.problems
+    return found, problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,57 +117,146 @@ class Candidate:
     scenario: Scenario
 
 
-def candidates(question: Question) -> tuple[Candidate, ...]:
-    """Every candidate: workload by workload, on each the clusters, on each what varies, last fastest.
+def candidates(question: Question) -> tuple[tuple[Candidate, ...], dict[str, str]]:
+    """Every candidate, its files read once before anything is run.
+
+    Returns:
+        The candidates, workload by workload, on each the clusters, on each what varies, last fastest; and the title of
+        every workload.
 
     Raises:
-        ScenarioError: nothing to compare, something named twice, too many; all of them at once.
+        ScenarioError: everything wrong with the question or with any file, each mistake once.
     """
-    problems = list(_problems(question))
+    vary, problems = _read_vary(question.vary)
+    problems += _problems(question, vary)
+    found = list(_combinations(question, vary))
+    titles: dict[str, str] = {}
+    seen: set[tuple[object, ...]] = set()
+    for candidate in found[:MAX_CANDIDATES]:
+        halves = _halves(candidate.scenario)
+        if not halves <= seen:
+            wrong = dict.fromkeys(_read(candidate, titles))
+            problems += [problem for problem in wrong if problem not in problems]
+        seen |= halves
     if problems:
         raise ScenarioError(problems)
-    found = []
-    for workload, cluster, *values in product(
-        question.workloads, question.clusters, *(vary.values for vary in question.vary)
+    return tuple(found), titles
+
+
+def _combinations(question: Question, vary: Sequence[Vary]) -> Iterator[Candidate]:
+    values = [dict.fromkeys(one.values) for one in {one.path: one for one in vary}.values()]
+    paths = list(dict.fromkeys(one.path for one in vary))
+    for workload, cluster, *chosen in product(
+        dict.fromkeys(question.workloads), dict.fromkeys(question.clusters), *values
     ):
-        settings = tuple(zip((vary.path for vary in question.vary), values, strict=True))
+        settings = tuple(zip(paths, chosen, strict=True))
         scenario = Scenario(
             cluster=cluster,
             workload=workload,
-            overrides=(*question.overrides, *(f"{path}={value}" for path, value in settings)),
+            overrides=(
+                *_overrides(question, cluster, workload),
+                *(f"{path}={value}" for path, value in settings),
+            ),
             depth=question.depth,
             seed=question.seed,
             ranges=question.ranges,
         )
-        found.append(Candidate(name=_name(question, cluster, settings), settings=settings, scenario=scenario))
-    return tuple(found)
+        yield Candidate(name=_name(question, cluster, settings), settings=settings, scenario=scenario)
 
 
-def _problems(question: Question) -> Iterator[Problem]:
+def _overrides(question: Question, cluster: str, workload: str) -> list[str]:
+    """The overrides that hold for a cluster with a workload."""
+    parted = [_owner(text) for text in question.overrides]
+    return [rest for owner, rest in parted if owner in {"", cluster, workload}]
+
+
+def _owner(text: str) -> tuple[str, str]:
+    """What an override is limited to (nothing for most), and the override.
+
+    >>> _owner("plan.pp=8"), _owner("dgx-a100-10000:plan.gradient_reduction=nccl")
+    (('', 'plan.pp=8'), ('dgx-a100-10000', 'plan.gradient_reduction=nccl'))
+    """
+    left, equals, right = text.partition("=")
+    owner, _, path = left.rpartition(":")
+    return owner, f"{path}{equals}{right}"
+
+
+def _problems(question: Question, vary: Sequence[Vary]) -> Iterator[Problem]:
+    """What is wrong with the question by itself."""
     if not question.clusters:
         yield Problem(what="no cluster to compare", fix="name one or more, before --workload")
     if not question.workloads:
         yield Problem(what="no workload to compare with", fix="add --workload NAME")
-    sorts = [("cluster", question.clusters), ("workload", question.workloads)]
-    sorts.append(("--vary", tuple(vary.path for vary in question.vary)))
-    sorts += [(f"--vary {vary.path}", vary.values) for vary in question.vary]
+    sorts = [("cluster", question.clusters), ("--workload", question.workloads)]
+    sorts.append(("--vary", tuple(one.path for one in vary)))
+    sorts += [(f"--vary {one.path}", one.values) for one in vary]
     for sort, names in sorts:
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield Problem(where=sort, what=f"{name!r} is named twice", fix="name it once")
     stems: dict[str, str] = {}
     for cluster in dict.fromkeys(question.clusters):
-        if stems.setdefault(Path(cluster).stem, cluster) != cluster:
-            what = f"{stems[Path(cluster).stem]!r} and {cluster!r} have one name"
-            yield Problem(where="cluster", what=what, fix="rename one of the files")
-    fixed = {text.partition("=")[0].strip() for text in question.overrides}
-    for vary in question.vary:
-        if vary.path in fixed:
-            yield Problem(where=f"--vary {vary.path}", what="is given by --set, too", fix="leave one of them out")
-    size = len(question.clusters) * len(question.workloads)
-    for vary in question.vary:
-        size *= len(vary.values)
+        if (other := stems.setdefault(Path(cluster).stem, cluster)) != cluster:
+            yield Problem(where="cluster", what=f"{other!r} and {cluster!r} have one name", fix="rename one of them")
+    parted = [(text, *_owner(text)) for text in question.overrides]
+    for text, owner, _ in parted:
+        if owner and owner not in (*question.clusters, *question.workloads):
+            fix = "name one of those that are compared, as it is written there"
+            yield Problem(where=f"--set {text}", what=f"{owner!r} is neither cluster nor workload here", fix=fix)
+    fixed = {rest.partition("=")[0].strip() for _, _, rest in parted}
+    for one in vary:
+        if one.path in fixed:
+            yield Problem(where=f"--vary {one.path}", what="is given by --set, too", fix="leave one of them out")
+    size = len(question.clusters) * len(question.workloads) * prod(len(one.values) for one in vary)
     if size > MAX_CANDIDATES:
         yield Problem(what=f"{size:,} candidates are too many", fix=f"compare at most {MAX_CANDIDATES:,} at once")
+
+
+def _halves(scenario: Scenario) -> set[tuple[object, ...]]:
+    """The cluster and the workload, each with its overrides: what one candidate has read need not be read for another.
+
+    An override that cannot be told to belong to either file is part of both.
+    """
+    try:
+        for_cluster, for_workload = sorted_overrides(scenario.overrides, WORKLOAD_KEYS)
+    except ScenarioError:
+        return {(scenario.cluster, scenario.overrides), (scenario.workload, scenario.overrides)}
+    return {
+        ("cluster", scenario.cluster, *(one.text for one in for_cluster)),
+        ("workload", scenario.workload, *(one.text for one in for_workload)),
+    }
+
+
+def _read(candidate: Candidate, titles: dict[str, str]) -> Iterator[Problem]:
+    """Read the files of a candidate; what is wrong with them, options that vary under their own name."""
+    scenario = candidate.scenario
+    options = {f"--set {path}={value}": f"--vary {path}={value}" for path, value in candidate.settings}
+    try:
+        _expect_pretraining(scenario.workload)
+        titles.setdefault(scenario.workload, load(scenario).spec.title)
+    except ScenarioError as error:
+        for problem in [*error.problems, *_wrong_with_workload(scenario)]:
+            yield replace(problem, where=options.get(problem.where, problem.where))
+
+
+def _expect_pretraining(workload: str) -> None:
+    kind = kind_of(workload)
+    if kind != "pretrain":
+        what = f"is a workload of kind {kind}, and only those of kind pretrain are compared"
+        raise ScenarioError(Problem(where=workload, what=what, fix="ask about it by `ffsim run`"))
+    if workload in CLUSTERS.names() and workload not in WORKLOADS.names():
+        fix = "name clusters before --workload"
+        raise ScenarioError(Problem(where=workload, what="is a cluster, not a workload", fix=fix))
+
+
+def _wrong_with_workload(scenario: Scenario) -> Sequence[Problem]:
+    """What is wrong with the workload file even if its cluster were right."""
+    try:
+        _expect_pretraining(scenario.workload)
+        _, overrides = sorted_overrides(scenario.overrides, WORKLOAD_KEYS)
+        build(workload_document(scenario.workload, overrides), PretrainSpec)
+    except ScenarioError as error:
+        return error.problems
+    return ()
 
 
 def _name(question: Question, cluster: str, settings: Sequence[tuple[str, str]]) -> str:
@@ -150,44 +264,3 @@ def _name(question: Question, cluster: str, settings: Sequence[tuple[str, str]])
     words = [Path(cluster).stem] if len(question.clusters) > 1 or not settings else []
     words += [f"{path.rpartition('.')[2]}={value}" for path, value in settings]
     return " ".join(words)
-
-
-def check(found: Sequence[Candidate]) -> dict[str, str]:
-    """Read every file of every candidate before anything is run.
-
-    Returns:
-        The title of every workload.
-
-    Raises:
-        ScenarioError: everything wrong with any of them, each mistake once.
-    """
-    problems: dict[Problem, None] = {}
-    titles: dict[str, str] = {}
-    for candidate in found:
-        try:
-            _expect_pretraining(candidate.scenario.workload)
-            titles.setdefault(candidate.scenario.workload, load(candidate.scenario).spec.title)
-        except ScenarioError as error:
-            problems |= dict.fromkeys(_replaced(problem, candidate) for problem in error.problems)
-    if problems:
-        raise ScenarioError(list(problems))
-    return titles
-
-
-def _expect_pretraining(workload: str) -> None:
-    kind = kind_of(workload)
-    if kind != "pretrain":
-        raise ScenarioError(
-            Problem(where=workload, what=f"is a workload of kind {kind}", fix="compare takes kind pretrain: use run")
-        )
-    if workload in CLUSTERS.names() and workload not in WORKLOADS.names():
-        fix = "name clusters before --workload"
-        raise ScenarioError(Problem(where=workload, what="is a cluster, not a workload", fix=fix))
-
-
-def _replaced(problem: Problem, candidate: Candidate) -> Problem:
-    """A problem with an option that varies, under the name of the option."""
-    for path, value in candidate.settings:
-        if problem.where == f"--set {path}={value}":
-            return replace(problem, where=f"--vary {path}={value}")
-    return problem

@@ -59,12 +59,12 @@ class Pairing:
 
 
 def best_of(ran: Ran) -> dict[str, tuple[str, ...]]:
-    """The best by every figure that has a better end; none where all are alike or prices are in several units."""
+    """The best by every figure that has a better end; none where all are alike, one has none, or units differ."""
     found = {}
     for figure, better in FIGURES.items():
         values = {name: one.figures[figure] for name, one in ran.items() if figure in one.figures}
         units = {ran[name].price_unit for name in values if figure.startswith("relative_price")}
-        if not better or len(values) < 2 or len(units) > 1:
+        if not better or len(values) < max(2, len(ran)) or len(units) > 1:
             continue
         top = min(values.values()) if better == "low" else max(values.values())
         names = tuple(name for name, value in values.items() if _alike(value, top))
