@@ -11,10 +11,10 @@ from ffsim.report.presentations import (
     present_explanation,
     present_listing,
     present_run,
-    present_validation,
 )
 from ffsim.report.storage import present_storage, present_storage_explanation
 from ffsim.report.tables import Format, Presentation, Table, render
+from ffsim.report.validation import present_validation
 
 __all__ = [
     "Format",
