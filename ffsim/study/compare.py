@@ -12,7 +12,7 @@ from ffsim.study.answer import run
 from ffsim.study.compare_measure import FIGURES, Measured, measure
 from ffsim.study.compare_question import Candidate, Question, candidates
 from ffsim.study.compare_verdicts import Pairing, best_of, pairings, winners
-from ffsim.study.validation import verdicts_about
+from ffsim.study.known_figures import verdicts_about
 
 SCHEMA = "ffsim.comparison/1"
 
