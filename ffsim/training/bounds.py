@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffsim.engine import Costs
-from ffsim.schedules import OpTimes, dualpipe_bubble, dualpipe_v_bubble, one_f_one_b_bubble
+from ffsim.schedules import SCHEDULES, OpTimes, one_f_one_b_bubble
 from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
@@ -140,9 +140,13 @@ def _uniform(layout: Layout, t: OpTimes) -> float:
     """Step of a schedule whose operations take the same time on every rank."""
     modules = len(layout.schedule.placement[0])
     passes = layout.n_micro_batches * (1 if layout.schedule.both_ends else modules)
-    return passes * t.fb + _bubble(layout, t)
+    bubble = _bubble(layout, t)
+    if SCHEDULES[layout.schedule.name].needs_times:  # an order made for other durations may idle for longer
+        bubble = max(bubble, one_f_one_b_bubble(layout.pp, t))
+    return passes * t.fb + bubble
 
 
 def _bubble(layout: Layout, t: OpTimes) -> float:
-    formula = {"1f1b": one_f_one_b_bubble, "dualpipe": dualpipe_bubble, "dualpipev": dualpipe_v_bubble}
-    return max(0.0, formula[layout.schedule.name](layout.pp, t))
+    family, chunks = SCHEDULES[layout.schedule.name], len(layout.schedule.placement[0])
+    bubble = family.bubble(layout.pp, layout.n_micro_batches, chunks, t)
+    return max(0.0, one_f_one_b_bubble(layout.pp, t) if bubble is None else bubble)

@@ -67,7 +67,8 @@ class Inputs:
             assumed = self.spec.assumptions.expert_load.value
             reach = routing.reach(ep // per_node, per_node)
             return ExpertLoad(busiest_over_mean=assumed, fullest_over_mean=assumed, reach=reach)
-        n_stages = self.spec.plan.pp * SCHEDULES[self.spec.plan.schedule].stages_per_rank
+        plan = self.spec.plan
+        n_stages = plan.pp * SCHEDULES[plan.schedule].stages(plan.vpp)
         per_stage = max(1, self.model.layers // n_stages)
         return expert_load(self.expert_tokens, placing, routing, ep // per_node, per_node, per_stage)
 

@@ -47,7 +47,7 @@ def _layout(inputs: Inputs, plan: PlanSpec) -> Layout:
     gpus = plan.gpus or inputs.cluster.n_gpus
     dp = gpus // (plan.pp * plan.tp * plan.cp)
     n = inputs.spec.global_batch // (dp * plan.micro_batch)
-    schedule = SCHEDULES[plan.schedule].build(plan.pp, n)
+    schedule = SCHEDULES[plan.schedule].build(plan.pp, n, chunks=plan.vpp)
     sizes = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
     return Layout(
         gpus=gpus,
@@ -160,11 +160,11 @@ def _batch_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str,
         return
     family = SCHEDULES[plan.schedule]
     try:
-        family.check(plan.pp, n_micro_batches)
+        family.check(plan.pp, n_micro_batches, plan.vpp)
     except ValueError as error:
         yield "schedule", str(error), "change pp, the global batch or the schedule"
         return
-    yield from _stage_obstacles(inputs, plan, plan.pp * family.stages_per_rank)
+    yield from _stage_obstacles(inputs, plan, plan.pp * family.stages(plan.vpp))
 
 
 def _stage_obstacles(inputs: Inputs, plan: PlanSpec, n_stages: int) -> Iterator[tuple[str, str, str]]:
