@@ -10,8 +10,8 @@ from ffsim._version import __version__
 from ffsim.report.compare import group_tables, price_table
 from ffsim.report.compare_figures import comparison_figures
 from ffsim.report.html import template
-from ffsim.report.validation import validation_table
 from ffsim.report.tables import Table
+from ffsim.report.validation import validation_table
 from ffsim.study.compare import Comparison, Group
 from ffsim.study.validation import Verdict
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,11 +19,15 @@ from ffsim.training import Depth, PretrainSpec, workload_document
 
 MAX_CANDIDATES = 1000
 OPENING, CLOSING = "[{", "]}"
+COMPANION = re.compile(r"\+(?=[a-z_][\w.]*=)")
 
 
 @dataclass(frozen=True, slots=True)
 class Vary:
-    """One ``--vary path=value,value``: what the path is set to, one candidate each."""
+    """One ``--vary path=value,value``: what the path is set to, one candidate each.
+
+    A value may bring others along: ``plan.schedule=1f1b,interleaved+plan.vpp=2`` sets ``plan.vpp`` of the second only.
+    """
 
     path: str
     values: tuple[str, ...]
@@ -44,6 +49,15 @@ class Vary:
                 Problem(where=f"--vary {text}", what="cannot be read", fix="write --vary path.to.key=value,value")
             )
         return cls(path.strip(), values)
+
+    def overrides(self, value: str) -> list[str]:
+        """What one of the values sets, as ``--set`` takes it.
+
+        >>> Vary.parse("plan.schedule=1f1b,interleaved+plan.vpp=2").overrides("interleaved+plan.vpp=2")
+        ['plan.schedule=interleaved', 'plan.vpp=2']
+        """
+        first, *others = COMPANION.split(value)
+        return [f"{self.path}={first}", *others]
 
 
 def _split(text: str) -> Iterator[str]:
@@ -110,10 +124,12 @@ class Candidate:
     Attributes:
         name: what tells it from the other candidates with the same workload.
         settings: (path, value) of what varies.
+        options: what each override of the scenario that varies was written as.
     """
 
     name: str
     settings: tuple[tuple[str, str], ...]
+    options: dict[str, str]
     scenario: Scenario
 
 
@@ -144,24 +160,30 @@ def candidates(question: Question) -> tuple[tuple[Candidate, ...], dict[str, str
 
 
 def _combinations(question: Question, vary: Sequence[Vary]) -> Iterator[Candidate]:
-    values = [dict.fromkeys(one.values) for one in {one.path: one for one in vary}.values()]
-    paths = list(dict.fromkeys(one.path for one in vary))
+    once = list({one.path: one for one in vary}.values())
+    values = [dict.fromkeys(one.values) for one in once]
     for workload, cluster, *chosen in product(
         dict.fromkeys(question.workloads), dict.fromkeys(question.clusters), *values
     ):
-        settings = tuple(zip(paths, chosen, strict=True))
+        options = {
+            text: f"--vary {one.path}={value}"
+            for one, value in zip(once, chosen, strict=True)
+            for text in one.overrides(value)
+        }
         scenario = Scenario(
             cluster=cluster,
             workload=workload,
-            overrides=(
-                *_overrides(question, cluster, workload),
-                *(f"{path}={value}" for path, value in settings),
-            ),
+            overrides=(*_overrides(question, cluster, workload), *options),
             depth=question.depth,
             seed=question.seed,
             ranges=question.ranges,
         )
-        yield Candidate(name=_name(question, cluster, settings), settings=settings, scenario=scenario)
+        yield Candidate(
+            name=_name(question, cluster, list(options)),
+            settings=tuple((one.path, value) for one, value in zip(once, chosen, strict=True)),
+            options=options,
+            scenario=scenario,
+        )
 
 
 def _overrides(question: Question, cluster: str, workload: str) -> list[str]:
@@ -229,7 +251,7 @@ def _halves(scenario: Scenario) -> set[tuple[object, ...]]:
 def _read(candidate: Candidate, titles: dict[str, str]) -> Iterator[Problem]:
     """Read the files of a candidate; what is wrong with them, options that vary under their own name."""
     scenario = candidate.scenario
-    options = {f"--set {path}={value}": f"--vary {path}={value}" for path, value in candidate.settings}
+    options = {f"--set {text}": option for text, option in candidate.options.items()}
     try:
         _expect_pretraining(scenario.workload)
         titles.setdefault(scenario.workload, load(scenario).spec.title)
@@ -259,8 +281,8 @@ def _wrong_with_workload(scenario: Scenario) -> Sequence[Problem]:
     return ()
 
 
-def _name(question: Question, cluster: str, settings: Sequence[tuple[str, str]]) -> str:
-    """The cluster where there are several or nothing varies, and the values of what varies."""
-    words = [Path(cluster).stem] if len(question.clusters) > 1 or not settings else []
-    words += [f"{path.rpartition('.')[2]}={value}" for path, value in settings]
+def _name(question: Question, cluster: str, overrides: Sequence[str]) -> str:
+    """The cluster where there are several or nothing varies, and what varies."""
+    words = [Path(cluster).stem] if len(question.clusters) > 1 or not overrides else []
+    words += [text.partition("=")[0].rpartition(".")[2] + "=" + text.partition("=")[2] for text in overrides]
     return " ".join(words)

@@ -26,6 +26,9 @@ RESTS_ON: dict[str, tuple[str, ...]] = {
     "energy_per_mtoken_j": ("node_power", "pue"),
     "energy_per_mtoken_cost_usd": ("node_power", "pue", "energy_price"),
 }
+CLOSE = (
+    0.01  # of the step: less than this is not told apart by any simulation of a machine, whatever its inputs' ranges
+)
 ALIKE = 1e-6  # relative: what is closer than this is the same
 
 
@@ -116,10 +119,15 @@ def runner_up(ran: Ran, figure: str) -> str | None:
 
 
 def certain(best: Measured, other: Measured, figure: str) -> bool | None:
-    """Whether the better of two stays the better over the range of their relation; None where nothing has a range."""
+    """Whether the better of two stays the better over the range of their relation; None where nothing has a range.
+
+    Two that are closer than `CLOSE` are never certain.
+    """
     ends = ratio_range(other, best, figure)
     if ends is None:
         return None
+    if abs(other.figures[figure] / best.figures[figure] - 1) < CLOSE:
+        return False
     return ends[0] > 1 if FIGURES[figure] == "low" else ends[1] < 1
 
 
@@ -243,7 +251,8 @@ def _told(pairing: Pairing, a: Measured, b: Measured) -> Pairing:
         common = pairing.overlap_s
         ranges = f"overlap from {TIME.format(common[0])} to {TIME.format(common[1])}" if common else "do not overlap"
         span = f"{pairing.ratio_low:.3f} to {pairing.ratio_high:.3f}"
-        verdict = "certain" if pairing.certain else "not certain"
+        close = pairing.step_ratio - 1 < CLOSE
+        verdict = "too close to call" if close else "certain" if pairing.certain else "not certain"
         parts.append(
             f"the ranges {ranges}, and with shared inputs moved together {pairing.other} takes {span} times as long: "
             f"which is faster is {verdict}"

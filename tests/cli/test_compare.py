@@ -75,13 +75,13 @@ def test_nothing_that_can_run_exits_3_with_every_reason(ffsim):
 
 def test_mistakes_are_all_named_at_once_before_anything_runs(ffsim):
     answer = ffsim(
-        *("compare", "h800-2048", "fire-flyer-3", "--workload", DENSE, "deepseek-v3"),
+        *("compare", "h800-2048", "fire-flyer-3", "--workload", DENSE, "deepseek-v3-pretrains"),
         *("--vary", "plan.shedule=1f1b", "--vary", "plan.pp", "--set", "nodes.nix=3", "-o", "a.json"),
     )
     assert answer.code == 2
     for mistake in (
         "no cluster file named 'fire-flyer-3'; did you mean 'fire-flyer-2'?",
-        "no workload file named 'deepseek-v3'; did you mean 'deepseek-v3-pretrain'?",
+        "no workload file named 'deepseek-v3-pretrains'; did you mean 'deepseek-v3-pretrain'?",
         "--vary plan.shedule=1f1b: plan.shedule: unknown key; did you mean 'schedule'?",
         "--vary plan.pp: cannot be read; write --vary path.to.key=value,value",
         "--set nodes.nix=3: nodes.nix: unknown key; did you mean 'nic'?",

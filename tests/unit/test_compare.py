@@ -7,6 +7,7 @@ import pytest
 
 from ffsim.config import Figure, Source
 from ffsim.economics import relative_capital
+from ffsim.errors import ScenarioError
 from ffsim.report.compare_page import render_comparison
 from ffsim.study import Comparison, Question
 from ffsim.study.compare import Group, Outcome, one_line
@@ -56,7 +57,18 @@ def test_candidates_go_workload_by_workload_and_are_named_by_what_differs():
         "h800-2048-mrft pp=8",
         "h800-2048-mrft pp=16",
     ]
+    assert found[0].scenario.overrides == ("plan.pp=8",)
     assert titles == {"deepseek-v3-pretrain": "DeepSeek-V3 pre-training, 14.8 T tokens"}
+
+
+def test_a_value_may_bring_others_along():
+    vary = ("plan.schedule=1f1b,interleaved+plan.vpp=2", "global_batch=1e+3")
+    job = {"clusters": ("h800-2048",), "workloads": ("deepseek-v3-pretrain",)}
+    with pytest.raises(ScenarioError, match=r"--vary global_batch=1e\+3: global_batch: expected a whole number"):
+        candidates(Question(**job, vary=vary))
+    found, _ = candidates(Question(**job, vary=vary[:1]))
+    assert [one.name for one in found] == ["schedule=1f1b", "schedule=interleaved vpp=2"]
+    assert found[1].scenario.overrides == ("plan.schedule=interleaved", "plan.vpp=2")
 
 
 def test_an_input_that_both_share_does_not_make_their_order_uncertain():
@@ -96,6 +108,10 @@ def test_the_sentence_says_who_wins_and_ties_are_no_wins():
     )
     assert best_of({"a": made(10.0), "b": made(10.0)}) == {}
     assert winners({"a": made(10.0), "b": made(10.0)}) == "all candidates take the same time and cost the same."
+    assert (
+        "too close to call"
+        in pairings({"a": made(10.0), "b": made(10.05, 9e9, effects=[("x", (1.0, 0.5, 2.0), (10.0, 10.2))])})[0].text
+    )
     assert winners({}) == "none of the candidates can run."
 
 
@@ -135,11 +151,13 @@ def test_the_report_is_one_file_that_loads_nothing(tiny):
     scenario = Scenario(cluster="h800-2048", workload="<w>")
     names = ("one", "two", "<three>")
     outcomes = [
-        Outcome(candidate=Candidate(name=name, settings=(), scenario=scenario), measured=measure(tiny))
+        Outcome(candidate=Candidate(name=name, settings=(), options={}, scenario=scenario), measured=measure(tiny))
         for name in names
     ]
     refused = Outcome(
-        candidate=Candidate(name="four", settings=(), scenario=scenario), measured=None, refused="<b>too large</b>"
+        candidate=Candidate(name="four", settings=(), options={}, scenario=scenario),
+        measured=None,
+        refused="<b>too large</b>",
     )
     group = Group(workload="<w>", title="<t>", outcomes=(*outcomes, refused))
     html = render_comparison(Comparison(question=question, groups=(group,)), command="ffsim compare '<x>'")
