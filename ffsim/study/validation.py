@@ -245,23 +245,29 @@ def validate(
         progress: told about every run, see `ask_all`.
 
     Raises:
-        ScenarioError: a row names something that does not exist.
+        ScenarioError: everything that rows name and that does not exist.
     """
     rows = list(rows)
     known = {scenario: Outcome(answer=result.to_dict()) for scenario, result in (runs or {}).items()}
     asked = [scenario for row in rows if row.run for scenario in scenarios_of(row.run) if scenario not in known]
     known |= ask_all(asked, jobs, progress)
-    return [_verdict(row, known) for row in rows]
+    verdicts: list[Verdict] = []
+    problems: list[Problem] = []
+    for row in rows:
+        try:
+            verdicts.append(_verdict(row, known))
+        except ScenarioError as error:
+            problems += [replace(problem, where=problem.where or row.id) for problem in error.problems]
+    if problems:
+        raise ScenarioError(list(dict.fromkeys(problems)))
+    return verdicts
 
 
 def _verdict(row: Row, outcomes: dict[Scenario, Outcome]) -> Verdict:
-    try:
-        if row.run is not None:
-            value, refusal = _run_quantity(row, [outcomes[scenario] for scenario in scenarios_of(row.run)])
-        else:
-            value, refusal = _quantity(row), ""
-    except ScenarioError as error:
-        raise ScenarioError([replace(problem, where=problem.where or row.id) for problem in error.problems]) from None
+    if row.run is not None:
+        value, refusal = _run_quantity(row, [outcomes[scenario] for scenario in scenarios_of(row.run)])
+    else:
+        value, refusal = _quantity(row), ""
     scale = unit_of(row.quantity).factors[row.unit]
     return Verdict(row=row, simulated=None if value is None else value / scale, refusal=refusal)
 
