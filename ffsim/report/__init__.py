@@ -3,6 +3,7 @@
 from ffsim.report.answers import present_answer
 from ffsim.report.calibration import present_calibration, present_refit
 from ffsim.report.collectives import present_collective
+from ffsim.report.compare import present_comparison
 from ffsim.report.flow_lists import present_flows
 from ffsim.report.operators import present_operators
 from ffsim.report.presentations import (
@@ -22,6 +23,7 @@ __all__ = [
     "present_answer",
     "present_calibration",
     "present_collective",
+    "present_comparison",
     "present_entry",
     "present_explanation",
     "present_flows",

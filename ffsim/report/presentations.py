@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ffsim.report.tables import Presentation, Table
-from ffsim.report.wording import input_value, seconds_scale
+from ffsim.report.wording import input_value, seconds_scale, span
 from ffsim.study.catalogue import Entry
 from ffsim.study.result import RunResult
 from ffsim.training.memory import KINDS, RankMemory
@@ -84,14 +84,8 @@ def _headline(result: RunResult) -> Table:
     for name, unit, key, note in shown:
         write = unit.format if unit is not None else percent if key.endswith("_frac") else _days
         ends = result.range.get(key)
-        rows.append((name, write(h[key]), _span(write(ends["low"]), write(ends["high"])) if ends else "", note))
+        rows.append((name, write(h[key]), span(write(ends["low"]), write(ends["high"])) if ends else "", note))
     return Table("", ("", "value", "range", ""), rows, right=(1,))
-
-
-def _span(low: str, high: str) -> str:
-    """Two values with one unit, if they share it: ``17.25 to 20.43 s``."""
-    number, _, unit = low.partition(" ")
-    return f"{number} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def _days(days: float) -> str:
@@ -198,7 +192,7 @@ def _sensitivities(result: RunResult, quantity: str, suffix: str, what: Unit) ->
         (
             row["input"],
             input_value(row["input"], row["value"]),
-            _span(input_value(row["input"], row["low"]), input_value(row["input"], row["high"])),
+            span(input_value(row["input"], row["low"]), input_value(row["input"], row["high"])),
             what.format(row[f"{quantity}_at_low_{suffix}"]),
             what.format(row[f"{quantity}_at_high_{suffix}"]),
             row["source"],
