@@ -193,7 +193,8 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         ModelDomainError: ``full`` with more than `MAX_FULL_GPUS` GPUs.
     """
     per_port = ranks_per_port(prepared.inputs, prepared.layout)
-    around = bounds(prepared.program, prepared.layout, prepared.costs, per_port)
+    in_passes = prepared.inputs.spec.plan.zero >= 2
+    around = bounds(prepared.program, prepared.layout, prepared.costs, per_port, in_passes=in_passes)
     if depth == "bounds":
         return StepResult(
             prepared=prepared,
