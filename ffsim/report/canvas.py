@@ -24,6 +24,7 @@ SMALL_PT = 6.5
 # Okabe and Ito's colours, told apart by most colour-blind readers; one colour means one thing in every figure.
 ACTIVITY = {
     "forward": "#e69f00",
+    "recomputation": "#f2cf80",
     "backward": "#009e73",
     "input_gradient": "#56b4e9",
     "weight_gradient": "#0072b2",

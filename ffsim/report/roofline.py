@@ -17,7 +17,12 @@ from ffsim.study.result import Row, RunResult
 from ffsim.training import OperatorTable
 from ffsim.units import BANDWIDTH, FLOP_RATE, TIME, percent, significant
 
-COLORS = {"F": ACTIVITY["forward"], "B": ACTIVITY["input_gradient"], "W": ACTIVITY["weight_gradient"]}
+COLORS = {
+    "F": ACTIVITY["forward"],
+    "R": ACTIVITY["recomputation"],
+    "B": ACTIVITY["input_gradient"],
+    "W": ACTIVITY["weight_gradient"],
+}
 MARKERS = {
     "gemm": ("o", "product"),
     "convolution": ("D", "convolution"),

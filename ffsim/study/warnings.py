@@ -47,8 +47,8 @@ def _far_apart(step: StepResult) -> str:
     if not across:
         return ""
     return (
-        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for exchanges over the "
-        f"network; at most {per_node} ranks that come first in `plan.order` stay on a node"
+        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for exchanges over "
+        f"the network; at most {per_node} ranks that come first in `plan.order` stay on a node"
     )
 
 
