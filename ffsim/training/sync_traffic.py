@@ -43,11 +43,27 @@ def in_hosts(inputs: Inputs, slot: SyncSlot) -> bool:
     return reduces_in_hosts(inputs) and slot.operation != "gather" and slot.what != "embedding"
 
 
-def host_reduction(inputs: Inputs, slot: SyncSlot, groups: Ints) -> HostReduction | None:
-    """HFReduce, if it does it."""
+def host_reduction(inputs: Inputs, layout: Layout, slot: SyncSlot) -> HostReduction | None:
+    """HFReduce, if it does it: that of the first stage whose nodes lie in the zones in the same way."""
     if not in_hosts(inputs, slot):
         return None
-    return _host_reduction(inputs.topology, nodes_of(groups, inputs.cluster.gpus_per_node), _nvlink(inputs))
+    topology = inputs.topology
+    pattern = _zones(topology, _nodes(inputs, layout, slot))
+    for stage in range(slot.stage + 1):
+        nodes = _nodes(inputs, layout, slot._replace(stage=stage))
+        if _zones(topology, nodes) == pattern:
+            return _host_reduction(topology, nodes, _nvlink(inputs))
+    raise AssertionError
+
+
+def _nodes(inputs: Inputs, layout: Layout, slot: SyncSlot) -> tuple[int, ...]:
+    return nodes_of(sync_groups(layout, slot), inputs.cluster.gpus_per_node)
+
+
+def _zones(topology: Topology, nodes: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which nodes lie beyond the first one's zone."""
+    zone = topology.zone(np.array(nodes))
+    return tuple((zone != zone[0]).tolist())
 
 
 @lru_cache(maxsize=64)
