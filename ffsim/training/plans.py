@@ -15,6 +15,7 @@ from ffsim.schedules import SCHEDULES
 from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
+from ffsim.training.optimizer import offload_obstacles
 from ffsim.training.spec import PlanSpec
 
 SHARDED: Literal[1] = 1  # ZeRO-1
@@ -84,6 +85,7 @@ def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     if plan.zero > SHARDED and SCHEDULES[plan.schedule].both_ends:
         what = f"{plan.schedule} holds every stage on two pipeline ranks, which do not pass it at the same time"
         yield "zero", f"{what}: they cannot share gradients or parameters", "use zero: 1"
+    yield from offload_obstacles(inputs)
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",
