@@ -26,6 +26,7 @@ HOLDERS: dict[str, tuple[str, ...]] = {
     "expert_kernels": ("kernels",),
     "operator_profile": ("profile",),
     "precision": ("precision",),
+    "software": ("software",),
     "gpu": ("cluster", "gpu"),
     "nic": ("cluster", "nic"),
     "switch": ("cluster", "switch"),

@@ -101,12 +101,12 @@ def test_all_reasons_are_given_at_once():
 def test_what_is_not_modelled_is_said_all_at_once():
     message = refused(
         V3,
-        "plan.tp=2",
+        "plan.zero=2",
         "plan.sms_for_communication=132",
         error=ModelDomainError,
     )
     assert [line.split(": ")[1] for line in message.splitlines()] == [
-        "plan.tp",
+        "plan.zero",
         "plan.sms_for_communication",
     ]
     a100 = refused(("fire-flyer-2", V3[1]), error=ModelDomainError)
