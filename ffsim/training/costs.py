@@ -16,7 +16,7 @@ import numpy as np
 from ffsim.compute import BASES, Conditions, time_operators
 from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
-from ffsim.model.parameters import count
+from ffsim.model.parameters import Shapes, count
 from ffsim.model.pieces import PieceKind, Workpiece, lower_piece, piece_shapes
 from ffsim.model.spec import CnnSpec, ModelSpec
 from ffsim.model.tape import Phase
@@ -100,11 +100,14 @@ class Pieces:
     Attributes:
         lowered: kernels and saved bytes per micro-batch, by piece.
         dense_parameters, expert_parameters: what one rank holds of each piece.
+        replicated_parameters: of the dense ones, those that tensor-parallel ranks hold alike (norms, routers) while
+            each sees other tokens (sequence parallelism), so that they must add up their gradients.
     """
 
     lowered: dict[PieceKind, Lowered]
     dense_parameters: dict[PieceKind, int]
     expert_parameters: dict[PieceKind, int]
+    replicated_parameters: dict[PieceKind, int]
 
 
 def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
@@ -153,6 +156,17 @@ def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
         lowered={kind: _kept(lower_piece(spec, kind, work), inputs, ep) for kind in kinds},
         dense_parameters={kind: count(parts) - experts[kind] for kind, parts in shapes.items()},
         expert_parameters=experts,
+        replicated_parameters={kind: _replicated(inputs, ep, kind, parts) for kind, parts in shapes.items()},
+    )
+
+
+def _replicated(inputs: Inputs, ep: int, kind: PieceKind, parts: Shapes) -> int:
+    plan = inputs.spec.plan
+    if plan.tp == 1 or not plan.sequence_parallel:
+        return 0
+    whole = piece_shapes(inputs.model, kind, ep, inputs.redundant_experts)
+    return count(
+        {name: shape for name, shape in parts.items() if shape == whole[name] and not name.startswith("experts_")}
     )
 
 
