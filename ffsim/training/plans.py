@@ -9,11 +9,13 @@ from typing import Literal
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.model.lowering import Recompute
+from ffsim.model.spec import CnnSpec
 from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
 from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
+from ffsim.training.optimizer import offload_obstacles
 from ffsim.training.spec import PlanSpec
 
 SHARDED: Literal[1] = 1  # ZeRO-1
@@ -83,6 +85,7 @@ def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     if plan.zero > SHARDED and SCHEDULES[plan.schedule].both_ends:
         what = f"{plan.schedule} holds every stage on two pipeline ranks, which do not pass it at the same time"
         yield "zero", f"{what}: they cannot share gradients or parameters", "use zero: 1"
+    yield from offload_obstacles(inputs)
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",
@@ -113,17 +116,30 @@ def _obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str, str]]
     problems = list(_gpu_obstacles(inputs, plan))
     yield from problems
     if not problems:
-        yield from check_split(
-            model,
-            tensor_parallel=plan.tp,
-            context_parallel=plan.cp,
-            expert_tensor_parallel=plan.etp,
-            sequence_parallel=plan.sequence_parallel,
-            sequence_length=spec.sequence_length,
-            context_exchange=plan.context_exchange,
+        yield from (
+            _image_obstacles(model, plan)
+            if isinstance(model, CnnSpec)
+            else check_split(
+                model,
+                tensor_parallel=plan.tp,
+                context_parallel=plan.cp,
+                expert_tensor_parallel=plan.etp,
+                sequence_parallel=plan.sequence_parallel,
+                sequence_length=spec.sequence_length,
+                context_exchange=plan.context_exchange,
+            )
         )
         yield from _expert_obstacles(inputs, plan)
         yield from _batch_obstacles(inputs, plan)
+
+
+def _image_obstacles(model: CnnSpec, plan: PlanSpec) -> Iterator[tuple[str, str, str]]:
+    """What a model of images has nothing to do with."""
+    for key in ("tp", "cp", "etp"):
+        if getattr(plan, key) > 1:
+            yield key, f"{model.title} has neither heads nor sequences nor experts to divide", f"use {key}: 1"
+    if plan.recomputed:
+        yield "recompute", f"recomputing {model.title} is not modelled", "use recompute: none"
 
 
 def _gpu_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str, str]]:

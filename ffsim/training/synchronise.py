@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from ffsim.schedules import Op
 from ffsim.training.blocks import Half, Lane, Operation, OptimizerSlot, Slot, SyncSlot
-from ffsim.training.buckets import Bucket, buckets, pieces_alone, whole
+from ffsim.training.buckets import Bucket, buckets, pieces_alone, replicated, whole
 from ffsim.training.costs import Condition, Pieces
 from ffsim.training.host_reduce import reduces_in_hosts
 from ffsim.training.inputs import Inputs
@@ -137,10 +137,12 @@ class _Synchronisation:
         self._passes = {(one.rank, one.position): one for one in passes}
         self._by_rank = [[one for one in passes if one.rank == rank] for rank in range(layout.pp)]
         limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
-        self._buckets = [buckets(stage, pieces, limit) for stage in stages]
+        in_calls = not reduces_in_hosts(inputs)  # HFReduce cuts what it gets into chunks of its own
+        self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
         self._alone = [pieces_alone(stage, pieces) for stage in stages] if self._zero == 3 else []
-        self._embedding = pieces.dense_parameters["embedding"]
+        self._replicated = [replicated(stage, pieces) for stage in stages]
+        self._embedding = pieces.dense_parameters.get("embedding", 0)
         self._operation: Operation = "reduce" if self._zero >= 1 else "all-reduce"
 
     def add(self) -> None:
@@ -160,11 +162,22 @@ class _Synchronisation:
             ranks = [*self._layout.holders(0), *self._layout.holders(last)]
             bucket = Bucket("embedding", self._embedding, 1, ())
             reduced += self._lanes.collective("all-reduce", bucket, last, ranks, reduced)
+        reduced += self._reduce_replicated()
         steps = self._step(reduced)
         for stage in order if 1 <= self._zero <= 2 and not ahead else ():
             ranks = self._layout.holders(stage)
             for bucket in self._whole[stage]:
                 self._lanes.collective("gather", bucket, stage, ranks, [steps[rank] for rank in ranks])
+
+    def _reduce_replicated(self) -> Iterator[int]:
+        """Add up, last of all, the gradients of what tensor-parallel ranks hold alike."""
+        for rank, held in enumerate(self._layout.schedule.placement):
+            total = sum(self._replicated[stage] for stage in held)
+            if total:
+                after = [self._by_rank[rank][-1].last]
+                yield from self._lanes.collective(
+                    "all-reduce", Bucket("replicated", total, 1, ()), held[0], [rank], after
+                )
 
     def _step(self, reduced: list[int]) -> list[int]:
         """Clip by the norm of all gradients, then update; returns the optimizer's task on every rank."""
