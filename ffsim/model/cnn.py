@@ -15,7 +15,7 @@ import numpy as np
 from ffsim.model import functions as f
 from ffsim.model.arrays import Array, Dims
 from ffsim.model.parameters import Arrays, Shapes
-from ffsim.model.spec import CnnSpec
+from ffsim.model.spec import CnnSpec, Layout
 from ffsim.model.tape import operator, scope
 
 CnnPiece = Literal["convolutions", "classifier"]
@@ -36,7 +36,7 @@ def _neighbourhoods(x: Array) -> Any:
 
 
 @operator("convolution")
-def convolve(x: Array, w: Array) -> Any:
+def convolve(x: Array, w: Array, layout: Layout = "nhwc") -> Any:  # noqa: ARG001 - of the GPU's memory, not of ours
     """3x3 filters that keep the size: ``[images, side, side, in], [out, 3, 3, in] -> [images, side, side, out]``."""
     return _neighbourhoods(x) @ w.reshape(w.shape[0], -1).T
 
@@ -53,7 +53,7 @@ def _(dy: Array, x: Array, w_shape: Dims) -> Any:
 
 
 @operator("convolution", lasting=("x",))
-def convolve_image(x: Array, w: Array) -> Any:
+def convolve_image(x: Array, w: Array, layout: Layout = "nhwc") -> Any:  # noqa: ARG001
     """`convolve` of the images themselves, whose gradient nobody asks for and which the data loader keeps."""
     return _neighbourhoods(x) @ w.reshape(w.shape[0], -1).T
 
@@ -67,6 +67,17 @@ def _filter_gradient(dy: Array, x: Array, w_shape: Dims) -> Any:
     neighbourhoods = _neighbourhoods(x)
     pixels = dy.reshape(-1, dy.shape[-1]).T @ neighbourhoods.reshape(-1, neighbourhoods.shape[-1])
     return pixels.reshape(*w_shape)
+
+
+@operator("elementwise", lasting=("bias",))
+def add_channel_bias(x: Array, bias: Array) -> Any:
+    """``x + bias`` for every pixel: a pass of its own, where linear maps add theirs as they write their result."""
+    return x + bias
+
+
+@add_channel_bias.grad("x", "bias")
+def _(dy: Array, bias_shape: Dims) -> Any:
+    return dy, np.sum(dy.reshape(-1, *bias_shape), axis=0)
 
 
 @operator("elementwise")
@@ -135,7 +146,7 @@ def convolutions(spec: CnnSpec, p: Arrays, x: Array) -> Any:
             name = f"conv{stage}_{number}"
             with scope(name):
                 apply = convolve_image if stage == number == 0 else convolve
-                x = relu(f.add_bias(apply(x, p[name]), p[f"{name}_bias"]))
+                x = relu(add_channel_bias(apply(x, p[name], spec.layout), p[f"{name}_bias"]))
         with scope(f"pool{stage}"):
             x = max_pool(x)
     return x

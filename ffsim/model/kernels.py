@@ -46,6 +46,7 @@ class Place:
             phase=self.phase,
             segment=self.segment,
             family="elementwise",
+            dtype=self.precision.product,
             read_bytes=self.load * read_bytes,
             write_bytes=self.load * write_bytes,
         )

@@ -159,7 +159,16 @@ def _forward_batched(call: Call, place: Place) -> list[Row]:
 
 
 def _forward_convolution(call: Call, place: Place) -> list[Row]:
-    return [place.convolution(call.products[0], (call.inputs["x"], call.inputs["w"]), call.y)]
+    row = place.convolution(call.products[0], (call.inputs["x"], call.inputs["w"]), call.y)
+    return [*_turned(call, place, call.inputs["x"]), row, *_turned(call, place, call.y)]
+
+
+def _turned(call: Call, place: Place, *images: Array) -> list[Row]:
+    """Passes that bring images into the layout that convolutions want, or back."""
+    if call.arguments["layout"] == "nhwc":
+        return []
+    sizes = [image.size * place.precision.activation_bytes for image in images]
+    return [place.elementwise(size, size, what="turn layout") for size in sizes]
 
 
 def _forward_attention(call: Call, place: Place) -> list[Row]:
@@ -270,8 +279,12 @@ def _gradient_product(gradient_call: GradientCall, place: Place) -> list[Row]:
 
 
 def _gradient_convolution(gradient_call: GradientCall, place: Place) -> list[Row]:
-    other = gradient_call.call.inputs["w" if place.phase == "B" else "x"]
-    return [place.convolution(gradient_call.products[0], (gradient_call.dy, other), gradient_call.results[0])]
+    call, dy, result = gradient_call.call, gradient_call.dy, gradient_call.results[0]
+    product = gradient_call.products[0]
+    if place.phase == "B":
+        row = place.convolution(product, (dy, call.inputs["w"]), result)
+        return [*_turned(call, place, dy), row, *_turned(call, place, result)]
+    return [*_turned(call, place, dy, call.inputs["x"]), place.convolution(product, (dy, call.inputs["x"]), result)]
 
 
 def _gradient_attention(gradient_call: GradientCall, place: Place) -> list[Row]:

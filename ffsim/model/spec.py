@@ -159,6 +159,9 @@ class ModelSpec:
         return self.moe is not None and layer >= self.moe.first_dense
 
 
+Layout = Literal["nchw", "nhwc"]
+
+
 @spec
 class CnnSpec:
     """A plain convolutional classifier: stages of 3x3 convolutions, each ended by 2x2 pooling, then linear layers.
@@ -167,6 +170,7 @@ class CnnSpec:
         image: side of the square RGB input.
         stages: output channels of the convolutions of each stage.
         linears: widths of the linear layers.
+        layout: how images lie in memory; fast convolutions want channels last (nhwc) and turn what lies otherwise.
     """
 
     kind: Literal["cnn"]
@@ -175,6 +179,7 @@ class CnnSpec:
     image: Count
     stages: tuple[tuple[Count, ...], ...]
     linears: tuple[Count, ...]
+    layout: Layout = "nchw"
 
     def __post_init__(self) -> None:
         if not self.linears or not self.stages or not all(self.stages):

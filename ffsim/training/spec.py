@@ -126,6 +126,7 @@ class Assumptions:
     operator_time: Figure[Factor]
     sms_given_back: Figure[Share]
     launch_gap: Figure[Time]
+    nccl_sms: Figure[Natural]
     router_kernels: Figure[Count]
     expert_load: Figure[Ratio]
     expert_wait: Figure[Share]
