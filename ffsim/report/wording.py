@@ -88,6 +88,16 @@ def seconds_scale(longest_s: float) -> tuple[str, float]:
     return unit, 1 / TIME.factors[unit]
 
 
+def span(low: str, high: str) -> str:
+    """Two values with one unit, if they share it.
+
+    >>> span("17.25 s", "20.43 s"), span("980 ms", "1.1 s"), span("3", "4")
+    ('17.25 to 20.43 s', '980 ms to 1.1 s', '3 to 4')
+    """
+    number, _, unit = low.partition(" ")
+    return f"{number} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
+
+
 def pieces(kinds: Sequence[str]) -> str:
     """What a pipeline stage holds: ``pieces(["embedding", "dense", "dense"])`` is ``"embedding, 2 dense"``."""
     runs: list[list[str]] = []
