@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ffsim.engine import Costs, Timeline, execute
-from ffsim.errors import InfeasiblePlan
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
 from ffsim.schedules import SCHEDULES
+from ffsim.training.advice import cheapest_changes, written
 from ffsim.training.blocks import SendSlot
 from ffsim.training.bounds import Bounds, bounds, mean_times, per_operation
 from ffsim.training.breakdown import Breakdown, break_down
 from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
-from ffsim.training.plans import describe, lay_out, legal_plans
+from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
+from ffsim.training.plans import lay_out, try_layout, with_plan
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
@@ -98,12 +98,14 @@ def prepare(inputs: Inputs) -> Prepared:
     fullest = overflow(inputs, prepared.memory)
     if fullest is None:
         return prepared
-    nearest = next(legal_plans(inputs, lambda plan: _fits(inputs, plan)), None)
-    if nearest is None:
-        advice = "no plan with other pp, ep or micro_batch fits: use GPUs with more memory or recompute more"
-    else:
-        advice = f"nearest plan that runs: {describe(nearest, inputs.spec.plan)}"
-    raise does_not_fit(inputs, fullest, advice)
+    changes = cheapest_changes(inputs, lambda plan: _fits(inputs, plan), lambda plan: _estimate_s(inputs, plan))
+    raise does_not_fit(inputs, fullest, written(changes))
+
+
+def _estimate_s(inputs: Inputs, plan: PlanSpec) -> float:
+    """Closed-form step of another plan, whether it fits or not."""
+    changed = with_plan(inputs, plan)
+    return simulate(_prepare(changed, lay_out(changed)), "bounds").step_s
 
 
 def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
@@ -172,12 +174,9 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
-    if least_bytes(inputs, plan) > inputs.cluster.gpu.memory.value:
-        return False
-    changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
-    try:
-        layout = lay_out(changed)
-    except InfeasiblePlan:
+    changed = with_plan(inputs, plan)
+    layout, _ = try_layout(changed)
+    if layout is None:
         return False
     pieces = cut(changed, layout.ep, layout.micro_batch)
     stages = _stages(changed, layout, pieces, time_pieces(changed, pieces))
