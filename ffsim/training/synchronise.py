@@ -135,7 +135,10 @@ class _Synchronisation:
         self._layout, self._stages, self._collector = layout, stages, collector
         self._lanes = _SyncLanes(collector)
         self._passes = {(one.rank, one.position): one for one in passes}
-        self._by_rank = [[one for one in passes if one.rank == rank] for rank in range(layout.pp)]
+        self._complete = _last_weight_gradients(layout)
+        self._by_rank: list[list[Pass]] = [[] for _ in range(layout.pp)]
+        for one in passes:
+            self._by_rank[one.rank].append(one)
         limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
         in_calls = not reduces_in_hosts(inputs)  # HFReduce cuts what it gets into chunks of its own
         self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
@@ -190,7 +193,7 @@ class _Synchronisation:
 
     def _stages_by_completion(self) -> list[int]:
         """Stages in the order in which their gradients are complete, the same on all their holders."""
-        placement, done = self._layout.schedule.placement, _last_weight_gradients(self._layout)
+        placement, done = self._layout.schedule.placement, self._complete
         latest = {
             stage: max(done[rank, placement[rank].index(stage)][1] for rank in self._layout.holders(stage))
             for stage in range(len(self._stages))
@@ -200,8 +203,9 @@ class _Synchronisation:
     def _reduce(self, stage: int) -> Iterator[int]:
         """Reduce a stage's gradients: bucket by bucket beside its last pass, or all of them after it."""
         ranks = self._layout.holders(stage)
-        done = _last_weight_gradients(self._layout)
-        last = [self._passes[done[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks]
+        last = [
+            self._passes[self._complete[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks
+        ]
         overlapped = all(one.ends.get("B") for one in last)
         for bucket in self._buckets[stage] if overlapped else self._whole[stage]:
             after = [one.ends["B"][min(bucket.places)] if overlapped else one.last for one in last]
