@@ -135,7 +135,7 @@ class _Synchronisation:
         self._layout, self._stages, self._collector = layout, stages, collector
         self._lanes = _SyncLanes(collector)
         self._passes = {(one.rank, one.position): one for one in passes}
-        self._complete = _last_weight_gradients(layout)
+        self._last_weights = _last_weight_gradients(layout)
         self._by_rank: list[list[Pass]] = [[] for _ in range(layout.pp)]
         for one in passes:
             self._by_rank[one.rank].append(one)
@@ -193,7 +193,7 @@ class _Synchronisation:
 
     def _stages_by_completion(self) -> list[int]:
         """Stages in the order in which their gradients are complete, the same on all their holders."""
-        placement, done = self._layout.schedule.placement, self._complete
+        placement, done = self._layout.schedule.placement, self._last_weights
         latest = {
             stage: max(done[rank, placement[rank].index(stage)][1] for rank in self._layout.holders(stage))
             for stage in range(len(self._stages))
@@ -204,7 +204,7 @@ class _Synchronisation:
         """Reduce a stage's gradients: bucket by bucket beside its last pass, or all of them after it."""
         ranks = self._layout.holders(stage)
         last = [
-            self._passes[self._complete[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks
+            self._passes[self._last_weights[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks
         ]
         overlapped = all(one.ends.get("B") for one in last)
         for bucket in self._buckets[stage] if overlapped else self._whole[stage]:
