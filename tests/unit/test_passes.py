@@ -134,9 +134,8 @@ def test_tensor_ranks_send_a_part_each():
 
 def test_a_step_is_no_shorter_than_its_host(tmp_path):
     slow = tmp_path / "slow.yaml"
-    slow.write_text(
-        "base: megatron-core\nhost_issue: {value: 100 us, low: 0 us, high: 100 us, source: {ref: test, kind: assumed}}\n"
-    )
+    figure = "{value: 100 us, low: 0 us, high: 100 us, source: {ref: test, kind: assumed}}"
+    slow.write_text(f"base: megatron-core\nhost_issue: {figure}\n")
     step = simulated(f"software={slow}")
     program, timeline = step.prepared.program, step.timeline
     rows = np.array([isinstance(slot, HostSlot) for slot in program.slots])[program.graph.slot] & (program.rank == 1)
