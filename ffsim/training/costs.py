@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ffsim.compute import BASES, Conditions, time_operators
+from ffsim.compute.host import host_issue_s
 from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.parameters import Shapes, count
@@ -58,21 +59,21 @@ class PieceTimes:
 
     Attributes:
         seconds: ``[n_entries, n_families]``, one row per (piece, phase, segment, condition); see `entry`.
-        kernels: ``[n_entries]`` kernels that the host issues.
+        host: ``[n_entries]`` seconds that the host takes to issue the kernels.
         basis_share: share of the time of one layer that is measured, interpolated and extrapolated.
     """
 
     seconds: Floats
-    kernels: Floats
+    host: Floats
     basis_share: dict[str, float]
 
     def total(self, entries: Sequence[int]) -> float:
         """Seconds of several entries together, rounded once: the same however they are grouped."""
         return fsum(self.seconds[list(entries)].ravel().tolist())
 
-    def issued(self, entries: Sequence[int]) -> float:
-        """Kernels of several entries together."""
-        return float(self.kernels[list(entries)].sum())
+    def issuing(self, entries: Sequence[int]) -> float:
+        """Seconds of the host for several entries together."""
+        return fsum(self.host[list(entries)].tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,10 +255,11 @@ def time_pieces(inputs: Inputs, pieces: Pieces) -> PieceTimes:
     family = np.array([FAMILIES.index(name) for name in o.family.tolist()])
     segment = np.asarray(o.segment, dtype=np.int64)
     seconds, issued = np.zeros(TABLE_SHAPE), np.zeros(TABLE_SHAPE[:-1])
+    host = host_issue_s(o, inputs.software.host_issue.value)
     for number, each in enumerate(kernels.seconds):
         where = (kernels.piece, phase, segment, np.full(len(o), number))
         np.add.at(seconds, (*where, family), each)
-        np.add.at(issued, where, o.kernels)
+        np.add.at(issued, where, host)
     layers = np.isin(kernels.piece, [PIECES.index(kind) for kind in LAYERS])
     at = CONDITIONS.index("beside")
     each, basis = kernels.seconds[at][layers], kernels.basis[at][layers]
