@@ -22,7 +22,17 @@ HOLDERS: dict[str, type] = {
     "gpu": Gpu,
     "switch": Switch,
 }
-SCHEDULE_NAMES = {"1f1b": "1F1B", "dualpipe": "DualPipe", "dualpipev": "DualPipeV"}
+SCHEDULE_NAMES = {
+    "gpipe": "GPipe",
+    "1f1b": "1F1B",
+    "interleaved": "Interleaved 1F1B",
+    "zb-h1": "ZB-H1",
+    "zb-1.5p": "ZB-1.5p",
+    "zb-h2": "ZB-H2",
+    "zb-v": "ZB-V",
+    "dualpipe": "DualPipe",
+    "dualpipev": "DualPipeV",
+}
 SHORT = {"nic": "NIC", "gpu": "GPU"}
 
 

@@ -15,12 +15,11 @@ from ffsim.collectives import member_loads
 from ffsim.engine import NO_LANE, Costs, Csr, TaskGraph
 from ffsim.errors import ModelDomainError, Problem
 from ffsim.training.blocks import LANES, ExchangeSlot, SendSlot, Slot, SyncSlot
-from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
 from ffsim.training.slot_costs import unit_bytes
-from ffsim.training.stages import Stage
+from ffsim.training.sync_costs import sync_loads
 from ffsim.training.traffic import EXPERT_CAP, EXPERT_COPY, LINKS_PER_RANK, class_capacities, talk
 
 Ints = np.ndarray[Any, Any]
@@ -46,9 +45,7 @@ def check_full(inputs: Inputs, layout: Layout) -> None:
         )
 
 
-def replicate(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, program: Program, costs: Costs
-) -> tuple[TaskGraph, Costs]:
+def replicate(inputs: Inputs, layout: Layout, program: Program, costs: Costs) -> tuple[TaskGraph, Costs]:
     """One copy of the program per data-parallel replica, joined where replicas exchange data.
 
     Replica d of task t is task ``d * n + t``, of slot s slot ``d * n_slots + s``. A collective begins when all of its
@@ -66,7 +63,7 @@ def replicate(
         np.append(slot, np.zeros(barriers, dtype=np.int64)),
         np.concatenate([edges, joins]),
     )
-    return whole, _costs(inputs, layout, stages, pieces, program.slots, costs)
+    return whole, _costs(inputs, layout, program.slots, costs)
 
 
 def _joins(program: Program, layout: Layout) -> tuple[int, Ints]:
@@ -102,8 +99,6 @@ def _joins(program: Program, layout: Layout) -> tuple[int, Ints]:
 def _costs(
     inputs: Inputs,
     layout: Layout,
-    stages: tuple[Stage, ...],
-    pieces: Pieces,
     slots: Sequence[Slot],
     folded: Costs,
 ) -> Costs:
@@ -123,15 +118,20 @@ def _costs(
         rank = slot.source if isinstance(slot, SendSlot) else slot.rank
         if isinstance(slot, SendSlot):
             share[:, number] = 1 / _at_the_same_nic(inputs, layout.gpus_of(rank))
-        done = talk(inputs, layout, stages, pieces, slot)
-        gpu, link, size = member_loads(done.collective, inputs.topology, done.groups)
+        done = talk(inputs, layout, slot)
+        unit = unit_bytes(inputs, done.unit)
+        if isinstance(slot, SyncSlot):
+            gpu, link, size = sync_loads(inputs, layout, slot, unit)
+        else:
+            gpu, link, moved = member_loads(done.collective, inputs.topology, done.groups)
+            size = moved * unit
         mine = (gpu // layout.members) == rank
         together = {SendSlot: 1, ExchangeSlot: layout.ep, SyncSlot: layout.members}[type(slot)]
         first = gpu[mine] % layout.members // together * together
         pairs, place = np.unique(first * n_links + link[mine], return_inverse=True)
         rows.append(pairs // n_links * len(slots) + number)
         links.append(pairs % n_links)
-        sizes.append(np.bincount(place.ravel(), size[mine], len(pairs)) * unit_bytes(inputs, done.unit))
+        sizes.append(np.bincount(place.ravel(), size[mine], len(pairs)))
         for kernel_link, amount in _of_kernels(folded, number):
             leaders = np.arange(0, layout.members, together)
             rows.append(leaders * len(slots) + number)

@@ -364,3 +364,36 @@ def test_catalog_draws_the_fabric_of_a_cluster(ffsim, tmp_path):
     refused = ffsim("catalog", "gpu", "h800-sxm", "--picture", str(file))
     assert refused.code == 2
     assert "draws the fabric of one cluster" in refused.err
+
+
+def test_catalog_draws_a_schedule_and_compares_it_with_its_closed_forms(ffsim, tmp_path):
+    file = tmp_path / "schedule.svg"
+    asked = ("catalog", "schedule", "zb-h1", "--ranks", "2", "--micro-batches", "3")
+    answer = ffsim(*asked, "--picture", str(file))
+    assert "rank 0  F0 F1 ·· I0 W0 F2 I1 W1 I2 W2\nrank 1  ·· F0 I0 F1 I1 W0 F2 I2 W1 W2\n" in answer.out
+    assert file.read_text().count("<svg") == 1
+    data = json.loads(ffsim(*asked, "--times", "F=2,Bi=3,W=1", "--message", "0.5", "--format", "json").out)
+    assert (data["schema"], data["times"]["B"], data["largest_bubble_form"]) == ("ffsim.schedule/1", 4.0, 4.0)
+    assert data["ranks"][1]["operations"][0] == {
+        "kind": "F",
+        "module": 0,
+        "micro_batch": 0,
+        "start": 2.5,
+        "end": 4.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["schedule", "zb-h3"], "no schedule named 'zb-h3'; use one of gpipe, 1f1b,"),
+        (["schedule", "zb-h1", "--times", "F=x,Q=1"], "--times: cannot read 'Q=1'"),
+        (["schedule", "zb-h1", "--times", "F=-1"], "zb-h1 needs finite durations of at least 0"),
+        (["schedule", "interleaved", "--micro-batches", "9"], "a multiple of 4 micro-batches, got 9: use 8 or 12"),
+        (["gpu", "--ranks", "8"], "--ranks: only for one schedule"),
+    ],
+)
+def test_catalog_refuses_what_is_no_schedule(ffsim, options, says):
+    refused = ffsim("catalog", *options)
+    assert refused.code == 2
+    assert says in refused.err
