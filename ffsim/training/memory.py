@@ -11,6 +11,7 @@ from ffsim.errors import InfeasiblePlan, Problem
 from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Operators
 from ffsim.model.parameters import count, layer_shapes
+from ffsim.model.spec import CnnSpec
 from ffsim.schedules import SCHEDULES, Schedule
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
@@ -200,6 +201,8 @@ def _peak(schedule: Schedule, rank: int, kept: Sequence[_Kept]) -> list[float]:
 def least_bytes(inputs: Inputs, plan: PlanSpec) -> float:
     """Weights and gradients of a rank if every rank held the same: the fullest rank of a plan never needs less."""
     model, precision = inputs.model, inputs.precision
+    if isinstance(model, CnnSpec):
+        return model.parameters * (precision.weight_bytes.value + precision.gradient_bytes)
     layers = Counter("moe" if model.is_moe(layer) else "dense" for layer in range(model.layers))
     split = {"expert_parallel": plan.ep, "tensor_parallel": plan.tp, "expert_tensor_parallel": plan.etp}
     sizes = {

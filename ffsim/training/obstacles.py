@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ffsim.model.spec import CnnSpec
 from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
 from ffsim.training.inputs import Inputs
@@ -56,6 +57,9 @@ def obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
 
 def _split_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     """What ranks cannot share of the model and its sequences."""
+    if isinstance(inputs.model, CnnSpec):
+        yield from _image_obstacles(inputs.model, plan)
+        return
     yield from check_split(
         inputs.model,
         tensor_parallel=plan.tp,
@@ -67,6 +71,15 @@ def _split_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     )
     if inputs.software.attention == "unfused" and plan.cp > 1 and plan.context_exchange == "ring":
         yield "context_exchange", f"{inputs.software.title} has no attention for a ring", "use all-to-all"
+
+
+def _image_obstacles(model: CnnSpec, plan: PlanSpec) -> Iterator[Obstacle]:
+    """What a model of images has nothing to do with."""
+    for key in ("tp", "cp", "etp"):
+        if getattr(plan, key) > 1:
+            yield key, f"{model.title} has neither heads nor sequences nor experts to divide", f"use {key}: 1"
+    if plan.recomputed:
+        yield "recompute", f"recomputing {model.title} is not modelled", "use recompute: none"
 
 
 def _state_obstacles(plan: PlanSpec) -> Iterator[Obstacle]:

@@ -141,7 +141,7 @@ class _Synchronisation:
         self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
         self._alone = [pieces_alone(stage, pieces) for stage in stages] if self._zero == 3 else []
-        self._embedding = pieces.dense_parameters["embedding"]
+        self._embedding = pieces.dense_parameters.get("embedding", 0)
         self._operation: Operation = "reduce" if self._zero >= 1 else "all-reduce"
 
     def add(self) -> None:
