@@ -1,154 +1,206 @@
 """Every rank and every flow spelled out: what the folded program stands for, and what it is checked against.
 
-Each data-parallel replica runs its own copy of the program, and every message moves over the links of the cluster that
-its GPUs really use: NICs, switches and NVLink ports that replicas or pipeline ranks share are shared here, too.
+Each GPU runs its own copy of its pipeline rank's program, and every message moves over the links of the cluster that
+its GPUs really use: NICs, switches and NVLink ports that GPUs or pipeline ranks share are shared here, too. What a group
+does together is one task of the group: it begins when all of them are ready, goes on at one pace over all links that it
+uses, and ends for all at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ffsim.collectives import member_loads
-from ffsim.engine import NO_LANE, Costs, Csr, TaskGraph
+from ffsim.collectives import N_CLASSES, member_loads
+from ffsim.engine import Costs, Crew, CrewCosts, Csr, TaskGraph, transfers
 from ffsim.errors import ModelDomainError, Problem
-from ffsim.training.blocks import LANES, ExchangeSlot, SendSlot, Slot, SyncSlot
+from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, SyncSlot
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
 from ffsim.training.slot_costs import unit_bytes
 from ffsim.training.stages import Stage
-from ffsim.training.traffic import EXPERT_CAP, EXPERT_COPY, LINKS_PER_RANK, class_capacities, talk
+from ffsim.training.traffic import LINKS_PER_RANK, Talk, class_capacities, talk
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
 
-MAX_FULL_GPUS = 256
-OF_KERNELS = (EXPERT_COPY, EXPERT_CAP)  # links of a GPU beside those of the cluster
+MessageSlot = SendSlot | ExchangeSlot | SyncSlot
+MAX_FULL_TASKS = 30_000_000
 
 
-def check_full(inputs: Inputs, layout: Layout) -> None:
+def check_full(inputs: Inputs, layout: Layout, program: Program) -> None:
     """Refuse plans that are too large to be spelled out.
 
     Raises:
-        ModelDomainError: more than `MAX_FULL_GPUS` GPUs.
+        ModelDomainError: more than `MAX_FULL_TASKS` tasks of all GPUs together.
     """
-    if layout.gpus > MAX_FULL_GPUS:
+    tasks = program.graph.n_tasks * layout.members
+    if tasks > MAX_FULL_TASKS:
+        fewer = layout.members * MAX_FULL_TASKS // tasks
         raise ModelDomainError(
             Problem(
                 where=inputs.cluster.name,
-                what=f"depth full takes at most {MAX_FULL_GPUS} GPUs, the plan uses {layout.gpus:,}",
-                fix="use depth folded, or a smaller plan with --set plan.gpus=256 and a smaller global batch",
+                what=f"depth full takes at most {MAX_FULL_TASKS:,} tasks, the plan has {tasks:,}: "
+                f"{program.graph.n_tasks:,} for each of {layout.members:,} GPUs of a pipeline rank",
+                fix=f"use depth folded, fewer micro-batches, or at most {max(fewer, 1):,} GPUs a pipeline rank",
             )
         )
 
 
 def replicate(
     inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, program: Program, costs: Costs
-) -> tuple[TaskGraph, Costs]:
-    """One copy of the program per data-parallel replica, joined where replicas exchange data.
+) -> tuple[TaskGraph, Crew, CrewCosts]:
+    """The program, who does its tasks, and what they cost every group.
 
-    Replica d of task t is task ``d * n + t``, of slot s slot ``d * n_slots + s``. A collective begins when all of its
-    group have arrived, goes on at one pace over all links it uses, and ends for all at the same time: the group is the
-    expert group of an exchange, all replicas for a reduction or a gathering. The optimizer waits for all replicas.
+    Computing is done by every GPU by itself, messages by the groups that `talk` names; what the optimizer waits for, the
+    norm of all gradients, waits for everybody.
     """
-    graph, n, dp = program.graph, program.graph.n_tasks, layout.members
-    replicas = np.arange(dp)
-    lane = np.where(graph.lane == NO_LANE, NO_LANE, graph.lane + replicas[:, None] * layout.pp * len(LANES)).ravel()
-    slot = (graph.slot + replicas[:, None] * len(program.slots)).ravel()
-    edges = (graph.edges[None] + replicas[:, None, None] * n).reshape(-1, 2)
-    barriers, joins = _joins(program, layout)
-    whole = TaskGraph(
-        np.append(lane, np.full(barriers, NO_LANE)),
-        np.append(slot, np.zeros(barriers, dtype=np.int64)),
-        np.concatenate([edges, joins]),
-    )
-    return whole, _costs(inputs, layout, stages, pieces, program.slots, costs)
+    teams = _Teams(layout)
+    tracer = _Tracer(inputs, layout, teams)
+    sent = [
+        tracer.sent(number, slot, talk(inputs, layout, stages, pieces, slot), costs)
+        for number, slot in enumerate(program.slots)
+        if slot is not None and not isinstance(slot, ComputeSlot | OptimizerSlot)
+    ]
+    kind = np.zeros(len(program.slots) + 1, dtype=np.int64)
+    kind[[one.slot for one in sent]] = [one.kind for one in sent]
+    kind[-1] = teams.kind(np.zeros(layout.members))
+    return _with_norm(program), Crew(kind=kind, team=teams.table), _crew_costs(inputs, costs, sent)
 
 
-def _joins(program: Program, layout: Layout) -> tuple[int, Ints]:
-    """Barriers around tasks that a group does together, and the edges into and out of them."""
-    n, dp = program.graph.n_tasks, layout.members
-    predecessors, successors = program.graph.predecessors, program.graph.successors
-    edges: list[Ints] = []
-    barriers = 0
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What the teams of one kind send in one slot: ``bytes_`` over ``link``, by ``team``; see `CrewCosts`."""
 
-    def join(members: Ints, before: Ints, after: Ints) -> None:
-        """What some tasks do in all members waits for what others do in any."""
-        nonlocal barriers
-        barrier = dp * n + barriers
-        barriers += 1
-        arrive, leave = ((members[:, None] * n + tasks[None, :]).ravel() for tasks in (before, after))
-        edges.append(np.stack([arrive, np.full(len(arrive), barrier)], axis=1))
-        edges.append(np.stack([np.full(len(leave), barrier), leave], axis=1))
-
-    for task in range(n):
-        slot = program.slots[program.graph.slot[task]]
-        collective = isinstance(slot, ExchangeSlot | SyncSlot)
-        if not (collective or program.category[task] == "optimizer"):
-            continue
-        before = predecessors.values[predecessors.start[task] : predecessors.start[task + 1]]
-        after = successors.values[successors.start[task] : successors.start[task + 1]]
-        for members in np.arange(dp).reshape(-1, layout.ep if isinstance(slot, ExchangeSlot) else dp):
-            join(members, before, np.array([task]))
-            if collective:
-                join(members, np.array([task]), after)
-    return barriers, np.concatenate(edges) if edges else np.zeros((0, 2), dtype=np.int64)
+    slot: int
+    kind: int
+    n_teams: int
+    team: Ints
+    link: Ints
+    bytes_: Floats
+    share: Floats
 
 
-def _costs(
-    inputs: Inputs,
-    layout: Layout,
-    stages: tuple[Stage, ...],
-    pieces: Pieces,
-    slots: Sequence[Slot],
-    folded: Costs,
-) -> Costs:
-    """The costs of every replica's slots, on the links of the cluster and those of each GPU's expert kernels.
+class _Teams:
+    """Divisions of the members of a pipeline rank into groups, each once."""
 
-    What a group moves together is on the slot of its first replica. Where links are shared, a collective counts as
-    one, and so do the messages of one stage through one NIC.
-    """
-    n_links, n_gpus = inputs.topology.n_links, inputs.topology.n_gpus
-    rows: list[Ints] = []
-    links: list[Ints] = []
-    sizes: list[Floats] = []
-    share = np.ones((layout.members, len(slots)))
-    for number, slot in enumerate(slots):
-        if not isinstance(slot, SendSlot | SyncSlot | ExchangeSlot):
-            continue
-        rank = slot.source if isinstance(slot, SendSlot) else slot.rank
+    def __init__(self, layout: Layout) -> None:
+        self._gpus = layout.placement
+        n = int(layout.placement.max()) + 1
+        self._rank, self.member = np.full(n, -1), np.zeros(n, dtype=np.int64)
+        self._rank[layout.placement] = np.arange(layout.pp)[:, None]
+        self.member[layout.placement] = np.arange(layout.members)
+        self._number: dict[bytes, int] = {}
+        self._rows: list[Ints] = []
+        self.kind(np.arange(layout.members))  # kind 0: everybody for himself
+
+    @property
+    def table(self) -> Ints:
+        """``[n_kinds, n_members]``, as `Crew` has it."""
+        return np.stack(self._rows)
+
+    def kind(self, team: Ints) -> int:
+        """Number of a division, by the team of every member."""
+        team = np.unique(team, return_inverse=True)[1].ravel()
+        number = self._number.setdefault(team.tobytes(), len(self._rows))
+        if number == len(self._rows):
+            self._rows.append(team)
+        return number
+
+    def of_groups(self, groups: Ints, rank: int) -> Ints:
+        """``[n_members]`` which group holds each of a rank's members."""
+        rows, columns = np.nonzero(self.is_of(groups, rank))
+        team = np.full(self._gpus.shape[1], -1)
+        team[self.member[groups[rows, columns]]] = rows
+        assert (team >= 0).all(), "a message of a rank is of all its members"
+        return team
+
+    def is_of(self, gpus: Ints, rank: int) -> Ints:
+        """Which GPUs belong to a pipeline rank."""
+        return np.asarray(self._rank[gpus] == rank)
+
+
+class _Tracer:
+    """Finds the links of every message, once for those that are alike."""
+
+    def __init__(self, inputs: Inputs, layout: Layout, teams: _Teams) -> None:
+        self._inputs, self._layout, self._teams = inputs, layout, teams
+        self._found: dict[tuple[object, ...], tuple[Ints, Ints, Floats]] = {}
+
+    def sent(self, number: int, slot: MessageSlot, talk: Talk, folded: Costs) -> _Sent:
+        """Bytes of a slot's teams on the links of the cluster and on those that a GPU has by itself.
+
+        Where links are shared, a collective counts as one, and so do the messages of one stage through one NIC.
+        """
+        inputs, rank = self._inputs, slot.source if isinstance(slot, SendSlot) else slot.rank
+        gpu, link, size = self._loads(talk)
+        mine = self._teams.is_of(gpu, rank)
+        kind = self._teams.kind(self._teams.of_groups(talk.groups, rank))
+        team_of = self._teams.table[kind]
+        n_teams, n_links = int(team_of.max()) + 1, inputs.topology.n_links
+        pairs, place = np.unique(team_of[self._teams.member[gpu[mine]]] * n_links + link[mine], return_inverse=True)
+        bytes_ = np.bincount(place.ravel(), size[mine], len(pairs)) * unit_bytes(inputs, talk.unit)
+        leaders = self._layout.gpus_of(rank)[np.unique(team_of, return_index=True)[1]]
+        own, amounts = _on_own_links(folded, number)
+        share = np.ones(n_teams)
         if isinstance(slot, SendSlot):
-            share[:, number] = 1 / _at_the_same_nic(inputs, layout.gpus_of(rank))
-        done = talk(inputs, layout, stages, pieces, slot)
-        gpu, link, size = member_loads(done.collective, inputs.topology, done.groups)
-        mine = (gpu // layout.members) == rank
-        together = {SendSlot: 1, ExchangeSlot: layout.ep, SyncSlot: layout.members}[type(slot)]
-        first = gpu[mine] % layout.members // together * together
-        pairs, place = np.unique(first * n_links + link[mine], return_inverse=True)
-        rows.append(pairs // n_links * len(slots) + number)
-        links.append(pairs % n_links)
-        sizes.append(np.bincount(place.ravel(), size[mine], len(pairs)) * unit_bytes(inputs, done.unit))
-        for kernel_link, amount in _of_kernels(folded, number):
-            leaders = np.arange(0, layout.members, together)
-            rows.append(leaders * len(slots) + number)
-            links.append(n_links + kernel_link * n_gpus + layout.gpus_of(rank)[leaders])
-            sizes.append(np.full(len(leaders), amount))
-    row = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
-    capacity = class_capacities(inputs)
-    return Costs(
-        duration_s=np.tile(folded.duration_s, layout.members),
-        link=np.concatenate(links) if links else np.zeros(0, dtype=np.int64),
-        bytes_=np.concatenate(sizes) if sizes else np.zeros(0),
-        moves=Csr.of(row, np.arange(len(row)), len(slots) * layout.members),
-        capacity_bytes_per_s=np.concatenate(
-            [inputs.topology.bandwidth_bytes_per_s, *(np.full(n_gpus, capacity[one]) for one in OF_KERNELS)]
-        ),
-        share=share.ravel(),
+            share = 1 / _at_the_same_nic(inputs, self._layout.gpus_of(rank))
+        return _Sent(
+            slot=number,
+            kind=kind,
+            n_teams=n_teams,
+            team=np.concatenate([pairs // n_links, np.repeat(np.arange(n_teams), len(own))]),
+            link=np.concatenate([pairs % n_links, (n_links + own * inputs.topology.n_gpus + leaders[:, None]).ravel()]),
+            bytes_=np.concatenate([bytes_, np.tile(amounts, n_teams)]),
+            share=share,
+        )
+
+    def _loads(self, talk: Talk) -> tuple[Ints, Ints, Floats]:
+        collective = talk.collective
+        key = (collective.name, collective.size_bytes, collective.n_flows, talk.groups.tobytes())
+        if key not in self._found:
+            self._found[key] = member_loads(collective, self._inputs.topology, talk.groups)
+        return self._found[key]
+
+
+def _crew_costs(inputs: Inputs, folded: Costs, sent: list[_Sent]) -> CrewCosts:
+    """Costs of all slots, those of messages team by team."""
+    counts = np.array([one.n_teams for one in sent], dtype=np.int64)
+    starts = np.cumsum(counts) - counts
+    first = np.full(len(folded.duration_s) + 1, -1, dtype=np.int64)
+    first[[one.slot for one in sent]] = starts
+    row = np.concatenate([one.team + start for one, start in zip(sent, starts.tolist(), strict=True)])
+    capacity, n_gpus = class_capacities(inputs), inputs.topology.n_gpus
+    capacities = np.concatenate([inputs.topology.bandwidth_bytes_per_s, np.repeat(capacity[N_CLASSES:], n_gpus)])
+    messages = Costs(
+        duration_s=np.zeros(int(counts.sum())),
+        link=np.concatenate([one.link for one in sent]),
+        bytes_=np.concatenate([one.bytes_ for one in sent]),
+        moves=Csr.of(row, np.arange(len(row)), int(counts.sum())),
+        capacity_bytes_per_s=capacities,
+        share=np.concatenate([one.share for one in sent]),
     )
+    return CrewCosts(
+        duration_s=np.append(folded.duration_s, 0.0),
+        first=first,
+        messages=transfers(messages),
+        capacity_bytes_per_s=capacities,
+    )
+
+
+def _with_norm(program: Program) -> TaskGraph:
+    """The graph with a slot of its own, the last, for what optimizers wait for that is no GPU's own."""
+    graph, slots = program.graph, program.slots
+    optimizer = np.array([isinstance(slot, OptimizerSlot) for slot in slots])
+    free = np.array([slot is None for slot in slots])
+    before = graph.edges[optimizer[graph.slot[graph.edges[:, 1]]], 0]
+    slot = graph.slot.copy()
+    slot[before[free[slot[before]] & (program.op[before] < 0)]] = len(slots)
+    return TaskGraph(graph.lane, slot, graph.edges)
 
 
 def _at_the_same_nic(inputs: Inputs, gpus: Ints) -> Ints:
@@ -159,8 +211,9 @@ def _at_the_same_nic(inputs: Inputs, gpus: Ints) -> Ints:
     return found
 
 
-def _of_kernels(folded: Costs, slot: int) -> list[tuple[int, float]]:
-    """What a folded slot asks of its rank's expert kernels: place in `OF_KERNELS`, amount."""
-    moves = folded.moves.values[folded.moves.start[slot] : folded.moves.start[slot + 1]].tolist()
-    classes = [(int(folded.link[move]) % LINKS_PER_RANK, float(folded.bytes_[move])) for move in moves]
-    return [(OF_KERNELS.index(one), amount) for one, amount in classes if one in OF_KERNELS]
+def _on_own_links(folded: Costs, slot: int) -> tuple[Ints, Floats]:
+    """What a folded slot asks of links that are no cables: place among these, and amount."""
+    moves = folded.moves.values[folded.moves.start[slot] : folded.moves.start[slot + 1]]
+    classes = folded.link[moves] % LINKS_PER_RANK
+    own = classes >= N_CLASSES
+    return classes[own] - N_CLASSES, folded.bytes_[moves][own]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ffsim.engine import Costs, Timeline, execute
+from ffsim.engine import Costs, Timeline, execute, execute_crew
 from ffsim.errors import InfeasiblePlan
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
@@ -17,7 +17,7 @@ from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
 from ffsim.training.plans import describe, lay_out, legal_plans
 from ffsim.training.program import Program, build_program
-from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
+from ffsim.training.replicate import MAX_FULL_TASKS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
 from ffsim.training.spec import PlanSpec
 from ffsim.training.stages import Stage, balance, make_stages
@@ -25,7 +25,7 @@ from ffsim.training.traffic import Messages, ranks_per_port, trace_messages
 
 Depth = Literal["bounds", "folded", "full"]
 
-__all__ = ["MAX_FULL_GPUS", "Depth", "Prepared", "StepResult", "prepare", "simulate"]
+__all__ = ["MAX_FULL_TASKS", "Depth", "Prepared", "StepResult", "prepare", "simulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +164,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         depth: ``bounds`` closed forms only; ``folded`` one data-parallel replica for all; ``full`` every rank.
 
     Raises:
-        ModelDomainError: ``full`` with more than `MAX_FULL_GPUS` GPUs.
+        ModelDomainError: ``full`` with more than `MAX_FULL_TASKS` tasks.
     """
     per_port = ranks_per_port(prepared.inputs, prepared.layout)
     around = bounds(prepared.program, prepared.layout, prepared.costs, per_port)
@@ -179,14 +179,14 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
             n_events=0,
         )
     if depth == "full":
-        check_full(prepared.inputs, prepared.layout)
-        graph, costs = replicate(
-            prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
+        check_full(prepared.inputs, prepared.layout, prepared.program)
+        everybody = execute_crew(
+            *replicate(
+                prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
+            )
         )
-        everything = execute(graph, costs)
-        n = prepared.program.graph.n_tasks
-        timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)
-        step_s = everything.makespan_s
+        timeline = everybody.of(everybody.last())
+        step_s = everybody.makespan_s
     else:
         timeline = execute(prepared.program.graph, prepared.costs)
         step_s = timeline.makespan_s
