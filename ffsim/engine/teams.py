@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ffsim.engine.binding import without_idle_links
 from ffsim.engine.flows import Flows
 from ffsim.engine.fluid import check, load_kernel
 from ffsim.engine.graph import NO_LANE, Floats, Ints, TaskGraph, Timeline
@@ -100,10 +101,7 @@ class CrewTimeline:
 
     def last(self) -> int:
         """The member that ends last; the first of several."""
-        return int(np.argmax([self.end_s[self.first + self.crew.team[self.kind, m]].max() for m in self._members()]))
-
-    def _members(self) -> range:
-        return range(self.crew.n_members)
+        return int(np.argmax([self.of(member).makespan_s for member in range(self.crew.n_members)]))
 
 
 def first_work(graph: TaskGraph, crew: Crew) -> Ints:
@@ -125,10 +123,11 @@ def execute_crew(graph: TaskGraph, crew: Crew, costs: CrewCosts) -> CrewTimeline
     check(costs.messages, costs.capacity_bytes_per_s, ())
     kernel = load_kernel("run_teams")
     state = kernel.empty_state(costs.capacity_bytes_per_s, weighted=costs.messages.weight is not None)
-    channel, flow = _channels(graph, crew, costs)
-    if len(flow):
-        state, _, _ = kernel.add_flows(state, costs.messages.picked(flow), grow=False)
-    work = _work(graph, crew, costs, channel, costs.messages.size_bytes[flow])
+    channel, message, turn = _channels(graph, crew, costs)
+    sent = without_idle_links(costs.messages.picked(message), turn, costs.capacity_bytes_per_s)
+    if len(sent):
+        state, _, _ = kernel.add_flows(state, sent, grow=False)
+    work = _work(graph, crew, costs, channel, sent.size_bytes)
     kernel.run_teams(state, work)
     left = int(work.ends[2])
     if left:
@@ -137,21 +136,25 @@ def execute_crew(graph: TaskGraph, crew: Crew, costs: CrewCosts) -> CrewTimeline
     return CrewTimeline(work.first[:-1], work.kind, crew, work.start_s, work.end_s, n_events)
 
 
-def _channels(graph: TaskGraph, crew: Crew, costs: CrewCosts) -> tuple[Ints, Ints]:
-    """``[n_tasks]`` the flow of each task's first team (-1 without transfer), and the message of every flow.
+def _channels(graph: TaskGraph, crew: Crew, costs: CrewCosts) -> tuple[Ints, Ints, Ints]:
+    """``[n_tasks]`` the flow of each task's first team (-1 without transfer), and the message and turn of every flow.
 
-    A lane does one thing at a time, so that all its tasks of one slot can take turns with one flow.
+    A lane does one thing at a time, so that all its tasks of one slot can share a flow, and flows of one lane and team
+    take turns.
     """
     sends = np.flatnonzero(costs.first[graph.slot] >= 0)
-    lane = np.where(graph.lane[sends] == NO_LANE, graph.lane.max(initial=0) + 1 + sends, graph.lane[sends])
+    of_lane = graph.lane[sends].astype(np.int64)
+    lane = np.where(of_lane == NO_LANE, of_lane.max(initial=0) + 1 + sends, of_lane)
     pairs, place = np.unique(lane * len(costs.first) + graph.slot[sends], return_inverse=True)
-    slot = pairs % len(costs.first)
-    n_teams = crew.n_teams[crew.kind[slot]]
-    ends = np.cumsum(n_teams)
+    lane, slot = np.divmod(pairs, len(costs.first))
+    kind = crew.kind[slot]
+    n_teams = crew.n_teams[kind]
+    first = np.cumsum(n_teams) - n_teams
     channel = np.full(graph.n_tasks, -1, dtype=np.int32)
-    channel[sends] = (ends - n_teams)[place.ravel()]
-    message = np.repeat(costs.first[slot] - (ends - n_teams), n_teams) + np.arange(n_teams.sum())
-    return channel, message
+    channel[sends] = first[place.ravel()]
+    team = np.arange(n_teams.sum()) - np.repeat(first, n_teams)
+    turn = np.repeat(lane * len(crew.team) + kind, n_teams) * crew.n_members + team
+    return channel, np.repeat(costs.first[slot], n_teams) + team, np.unique(turn, return_inverse=True)[1].ravel()
 
 
 def _work(graph: TaskGraph, crew: Crew, costs: CrewCosts, channel: Ints, size: Floats) -> Work:

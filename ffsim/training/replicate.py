@@ -29,7 +29,7 @@ Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
 
 MessageSlot = SendSlot | ExchangeSlot | SyncSlot
-MAX_FULL_TASKS = 30_000_000
+MAX_FULL_TASKS = 60_000_000  # 2 GB, a minute
 
 
 def check_full(inputs: Inputs, layout: Layout, program: Program) -> None:

@@ -255,9 +255,25 @@ def test_bounds_simulate_nothing():
     assert result.exposed() == []
 
 
-def test_full_takes_at_most_256_gpus():
-    with pytest.raises(ModelDomainError, match="at most 256 GPUs, the plan uses 2,048; use depth folded"):
-        run(Scenario(cluster="h800-2048", workload="deepseek-v3-pretrain", depth="full"))
+def test_full_is_refused_by_tasks_not_by_gpus(monkeypatch):
+    monkeypatch.setattr("ffsim.training.replicate.MAX_FULL_TASKS", 100_000)
+    message = (
+        "at most 100,000 tasks, the plan has 312,960: 9,780 for each of 32 GPUs .* at most 10 GPUs a pipeline rank"
+    )
+    with pytest.raises(ModelDomainError, match=message):
+        simulated(MOE, depth="full")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", ["d_mod_k", "spray"])
+def test_full_with_2048_gpus_equals_folded(routing):
+    """Every GPU and flow of DeepSeek-V3's step: stages fill nodes, and no two flows meet on a cable of the fabric."""
+    routed = (f"routing={{kind: {routing}}}",)
+    scenario = Scenario(cluster="h800-2048", workload="deepseek-v3-pretrain", overrides=routed, ranges=False)
+    folded, full = run(scenario).step, run(replace(scenario, depth="full")).step
+    assert full.step_s == pytest.approx(folded.step_s, rel=1e-9)
+    assert full.timeline.end_s == pytest.approx(folded.timeline.end_s, rel=1e-9)
+    assert full.n_events == 7_459_585
 
 
 def test_the_same_question_gets_the_same_bytes(tiny):
