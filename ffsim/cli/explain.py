@@ -9,7 +9,7 @@ import click
 from ffsim.cli.options import chosen_format, output_options, scenario_options
 from ffsim.cli.output import Talk, check_writable, write
 
-PIECES = ("embedding", "dense", "moe", "mtp", "head")
+PIECES = ("embedding", "dense", "moe", "mtp", "head", "convolutions", "classifier")
 
 
 @click.command("explain")

@@ -20,6 +20,7 @@ from ffsim.compute.timing import (
     EXTRAPOLATED,
     MEASURED,
     Conditions,
+    is_batched,
     kinds,
     machine,
     time_calls,
@@ -387,7 +388,8 @@ def _refit(rows: Measured, gpu: Gpu, profile: OperatorProfile, where: str) -> Re
     library = rows.contexts[rows.context[0]].library
     surface = machine(gpu, dtype, Conditions())
     source = Source(ref=where, kind="measured", status="measured")
-    known = profile.kernel(family, dtype, library) or profile.kernel(family, dtype)
+    batched = is_batched(rows.operators)
+    known = profile.kernel(family, dtype, library, batched=batched) or profile.kernel(family, dtype, batched=batched)
     issue = issue_s(rows)
     options = [Options(issue=issue, split_k=dtype == "bf16")]
     if known is not None and known.family == family:

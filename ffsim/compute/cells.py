@@ -16,6 +16,7 @@ DTYPES: dict[str, Dtype] = {
     "fp16": "bf16",
     "float16": "bf16",
     "half": "bf16",
+    "tf32": "tf32",
     "fp8": "fp8",
     "fp8_block": "fp8_block",
     "fp8_block_wgrad": "fp8_block_wgrad",

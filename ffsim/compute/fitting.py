@@ -61,6 +61,7 @@ STARTS: dict[str, tuple[Parameters, ...]] = {
 MODELS = {
     "gemm": "products",
     "grouped_gemm": "products",
+    "convolution": "products",
     "attention_forward": "attention",
     "attention_backward": "attention",
     "attention_decode": "decoding",

@@ -68,8 +68,16 @@ class Measured:
             source=self.source[rows],
         )
 
-    def select(self, *, family: str = "", dtype: str = "", library: str = "", beside: bool | None = None) -> Measured:
-        """The rows of a family, number format, library, or with or without communication beside."""
+    def select(
+        self,
+        *,
+        family: str = "",
+        dtype: str = "",
+        library: str = "",
+        beside: bool | None = None,
+        batched: bool | None = None,
+    ) -> Measured:
+        """The rows of a family, number format, library, with or without communication beside, batched or not."""
         keep = np.ones(len(self), dtype=bool)
         if family:
             keep &= self.operators.family == family
@@ -79,6 +87,8 @@ class Measured:
             keep &= np.array([context.library == library for context in self.contexts], dtype=bool)[self.context]
         if beside is not None:
             keep &= np.array([context.beside == beside for context in self.contexts], dtype=bool)[self.context]
+        if batched is not None:
+            keep &= (self.operators.batch > 1) == batched
         return self.take(keep)
 
 
@@ -122,6 +132,7 @@ def measured(gpu: str) -> Measured:
 def _call(line: Mapping[str, str]) -> Call:
     values: dict[str, Any] = {name: int(line[name]) for name in SHAPE}
     values |= {name: float(line[name]) for name in WORK}
+    values["batch"] = int(line.get("batch") or 1)
     return Call(
         row=Row(name="", phase="F", segment=0, family=line["family"], dtype=line["dtype"], **values),  # type: ignore[arg-type]
         context=Context(line["library"], line["beside"] == "1"),

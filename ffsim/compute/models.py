@@ -6,6 +6,7 @@ few numbers it cannot know from a calibrated profile.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ Floats = np.ndarray[Any, Any]
 
 TILES = ((256, 128), (128, 256), (128, 128), (64, 256), (128, 64), (64, 128), (64, 64), (64, 32), (64, 16))
 SPLITS = (2, 4, 8)  # of the inner dimension, where a library splits it
+DEEP_SPLITS = (*SPLITS, 16, 32, 64, 128, 256)  # of convolutions: weight gradients sum over millions of pixels
 SPLIT_BELOW = 2  # full tiles per SM: with more, every SM has work and splitting only adds partial sums
 FULL_TILE = 128 * 256
 PARTIAL_BYTES = 8  # a partial sum is written and read back in FP32
@@ -37,6 +39,7 @@ class Machine:
         memory_bytes_per_s: device memory bandwidth.
         host_bytes_per_s: copies to and from the host, per direction.
         sms, sms_used: SMs of the GPU and those this kernel may use.
+        sustained_flop_per_s: rate that the board's power limit allows for more than a moment.
     """
 
     peak_flop_per_s: float
@@ -44,6 +47,7 @@ class Machine:
     host_bytes_per_s: float
     sms: int
     sms_used: int
+    sustained_flop_per_s: float = math.inf
 
     @property
     def share(self) -> float:
@@ -52,7 +56,7 @@ class Machine:
 
 
 def gemm_s(p: Products, machine: Machine, o: Operators) -> Floats:
-    """Time of (grouped) matrix products.
+    """Time of (grouped or batched) matrix products.
 
     The output is cut into tiles, the tiles run in waves over the SMs, each tile costs its inner loop plus a ramp; the
     fastest tile shape (and split of the inner dimension) is taken, as a tuned library would. Memory time runs beside.
@@ -68,12 +72,13 @@ def gemm_s(p: Products, machine: Machine, o: Operators) -> Floats:
     Domain: dense operands resident in device memory; between a few and a few million tiles.
     """
     memory_bytes_per_s = machine.memory_bytes_per_s * p.memory_share
-    groups, m, n, k = (np.asarray(column, dtype=float) for column in (o.groups, o.m, o.n, o.k))
+    m, n, k = (np.asarray(column, dtype=float) for column in (o.m, o.n, o.k))
+    groups = np.asarray(o.groups, dtype=float) * o.batch  # their tiles share the waves
     compute = _tiles_s(p, machine, groups, m, n, k)
     if p.split_k:
         few = groups * np.ceil(m / TILES[0][0]) * np.ceil(n / TILES[0][1]) < SPLIT_BELOW * machine.sms_used
         part = groups[few], m[few], n[few], k[few]
-        for split in SPLITS:
+        for split in DEEP_SPLITS if o.family[0] == "convolution" else SPLITS:
             partial = part[0] * part[1] * part[2] * (split * PARTIAL_BYTES / memory_bytes_per_s)
             compute[few] = np.minimum(compute[few], _tiles_s(p, machine, *part, split=split) + partial)
     memory = o.total_bytes / memory_bytes_per_s
@@ -91,7 +96,7 @@ def _tiles_s(p: Products, machine: Machine, *shape: Floats, split: int = 1) -> F
         rate = machine.peak_flop_per_s / machine.sms * p.efficiency * (area / FULL_TILE) ** p.small_tile_penalty
         waves = groups * np.ceil(m / tile_m) * np.ceil(n / tile_n) * (split / machine.sms_used)
         waves = p.quantisation * np.ceil(waves) + (1 - p.quantisation) * np.maximum(waves, 1.0)
-        np.minimum(best, waves * max(2 * area / rate, p.step), out=best)
+        np.minimum(best, waves * max(2 * area / max(rate, 1.0), p.step), out=best)
     seconds: Floats = best * (k / split + p.ramp)
     return seconds
 
@@ -161,7 +166,7 @@ def decoding_s(p: Decoding, machine: Machine, o: Operators) -> Floats:
     return seconds
 
 
-def streaming_s(p: Streaming, bytes_per_s: float, total_bytes: Floats, kernels: Floats) -> Floats:
+def streaming_s(p: Streaming, bytes_per_s: float, total_bytes: Floats, kernels: Floats, sms: int = 0) -> Floats:
     """Time of kernels bound by memory, and of copies: a launch each, and the bytes at the rate that is reached.
 
     Args:
@@ -169,10 +174,14 @@ def streaming_s(p: Streaming, bytes_per_s: float, total_bytes: Floats, kernels: 
         bytes_per_s: data-sheet rate of the memory for the SMs in use, or of the host link.
         total_bytes: ``[n_ops]``, read plus written.
         kernels: ``[n_ops]``, launches.
+        sms: SMs in use, for kernels that their arithmetic bounds.
 
     Returns:
         ``[n_ops]`` seconds, without the time of the host.
 
     Domain: assumes that bandwidth falls in proportion to the SMs in use, which is pessimistic for mild cuts.
     """
-    return p.launch * kernels + total_bytes / (bytes_per_s * p.share)
+    passed = bytes_per_s * p.share
+    if p.sm_rate and sms:
+        passed = min(passed, p.sm_rate * sms)
+    return p.launch * kernels + total_bytes / passed

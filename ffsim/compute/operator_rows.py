@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ffsim.compute.cells import FALSE, Cells, Skip, dtype_of
-from ffsim.compute.work import BF16_BYTES, Heads, attention, decode, operator, product
+from ffsim.compute.work import BF16_BYTES, OPERAND_BYTES, Heads, attention, decode, operator, product
 from ffsim.model.operators import Row
 from ffsim.model.precision import Dtype
 
@@ -20,6 +20,43 @@ Read = tuple[str, tuple[Row, ...]]
 def _gemm(cells: Cells) -> Read:
     dtype = dtype_of(cells)
     return f"gemm_{dtype}", (product(cells.count("m"), cells.count("n"), cells.count("k"), dtype),)
+
+
+def _batched(cells: Cells) -> Read:
+    dtype, batch = dtype_of(cells), cells.count("batch")
+    row = product(cells.count("m"), cells.count("n"), cells.count("k"), dtype, batch=batch)
+    return f"batched_gemm_{dtype}", (row,)
+
+
+def _convolution(cells: Cells) -> Read:
+    """A 3x3 convolution that keeps the size, or one of its gradients; images that are not channels-last are turned."""
+    dtype, images, side = dtype_of(cells), cells.count("images"), cells.count("side")
+    out, into, op = cells.count("out"), cells.count("in"), cells.text("op")
+    layout = cells.text("layout", "nhwc")
+    if layout not in {"nhwc", "nchw"}:
+        cells.fail("layout", f"{layout!r} is neither nhwc nor nchw", "say how images lie in memory")
+    pixels, size = images * side**2, OPERAND_BYTES.get(dtype, (1, 1))[0]
+    m, n, k = {
+        "conv_fwd": (pixels, out, 9 * into),
+        "conv_dgrad": (pixels, into, 9 * out),
+        "conv_wgrad": (out, 9 * into, pixels),
+    }[op]
+    moved = {"conv_fwd": pixels * out, "conv_dgrad": pixels * into, "conv_wgrad": 9 * into * out}[op]
+    total = size * (pixels * (into + out) + 9.0 * into * out)
+    row = operator(
+        "convolution",
+        dtype,
+        m=m,
+        n=n,
+        k=k,
+        flop=2.0 * m * n * k,
+        read_bytes=total - size * moved,
+        write_bytes=float(size * moved),
+    )
+    turned = [
+        operator("elementwise", dtype, read_bytes=size * pixels * c, write_bytes=size * pixels * c) for c in (into, out)
+    ]
+    return f"convolution_{layout}", (row, *turned) if layout == "nchw" else (row,)
 
 
 def _grouped(cells: Cells) -> Read:
@@ -120,10 +157,27 @@ def _stream(cells: Cells) -> Read:
     else:
         read, write = cells.number("read_bytes"), cells.number("write_bytes")
     op = cells.text("op")
-    label = op if op in _SEVERAL_PASSES else "elementwise"
-    return label, (operator("elementwise", read_bytes=read, write_bytes=write),)
+    label = op if op in _SEVERAL_PASSES or op in PASSES else "elementwise"
+    return label, (operator("elementwise", dtype_of(cells), read_bytes=read, write_bytes=write),)
 
 
+TRANSPOSED = ", transposed"
+"""Ends the library of TF32 products whose operands do not lie along the inner dimension."""
+PASSES: dict[str, tuple[str, ...]] = {
+    "softmax": ("softmax/F", "causal_softmax/F", "causal_softmax/B"),
+    "softmax_bwd": ("softmax/B",),
+    "dropout": ("dropout/F",),
+    "layer_norm": ("layer_norm/F",),
+    "layer_norm_bwd": ("layer_norm/B",),
+    "column_sum": ("add_bias/B", "add_channel_bias/B"),
+    "channel_bias": ("add_channel_bias/F",),
+    "pool": ("max_pool/F",),
+    "pool_bwd": ("max_pool/B",),
+}
+"""Passes that something besides one trip through the memory bounds, and the operators of models that they are.
+
+A fused softmax gradient is as fast as its forward pass; PyTorch's own first multiplies in a pass of its own.
+"""
 _SEVERAL_PASSES = ("cross_entropy", "transpose_quantise")  # these cannot be done in one pass over their operands
 
 
@@ -172,9 +226,18 @@ _STREAMS = (
     "embedding",
     "cross_entropy",
     "adamw",
+    "add",
+    "gelu",
+    "gelu_bwd",
+    "dropout_bwd",
+    "relu",
 )
 READERS: dict[str, Callable[[Cells], Read]] = {
     "gemm": _gemm,
+    "batched_gemm": _batched,
+    "conv_fwd": _convolution,
+    "conv_dgrad": _convolution,
+    "conv_wgrad": _convolution,
     "grouped_gemm": _grouped,
     "moe_grouped_gemm_prefill_up": _expert_product,
     "moe_grouped_gemm_prefill_down": _expert_product,
@@ -198,5 +261,5 @@ READERS: dict[str, Callable[[Cells], Read]] = {
     "memcpy_d2d": _copy,
     "memcpy_h2d": _copy,
     "memcpy_d2h": _copy,
-    **dict.fromkeys(_STREAMS, _stream),
+    **dict.fromkeys((*_STREAMS, *PASSES), _stream),
 }

@@ -10,9 +10,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ffsim.config import Amount, Factor, Figure, PositiveShare, Share, Shelf, Source, TaggedBy, Time, load, spec
+from ffsim.config import (
+    Amount,
+    Bandwidth,
+    Factor,
+    Figure,
+    PositiveShare,
+    Share,
+    Shelf,
+    Source,
+    TaggedBy,
+    Time,
+    load,
+    spec,
+)
 from ffsim.model.operators import Family
 from ffsim.model.precision import Dtype
+
+BATCHED = ", batched"
+"""Ends the library of calls that compute many equal products at once: other kernels, with entries of their own."""
 
 
 @spec
@@ -112,11 +128,13 @@ class Streaming:
     Attributes:
         share: share of the data-sheet rate that is reached.
         launch: fixed time of a kernel. [s]
+        sm_rate: bytes that one SM can pass where arithmetic bounds the kernel, none where it does not. [bytes/s]
     """
 
     model: Literal["streaming"] = "streaming"
     share: PositiveShare
     launch: Time
+    sm_rate: Bandwidth | None = None
 
 
 Parameters = Products | Attention | Decoding | Streaming
@@ -132,6 +150,8 @@ class Kernel:
         parameters: of the family's model.
         issue: time the host takes to issue one call; a call measured by itself cannot be shorter. Plans issue kernels
             ahead of time and do not pay it. [s]
+        operators: which operators of the family it times, as ``softmax/F`` or ``softmax/B``; empty for all that no
+            other entry names.
         fit: how well it fits.
     """
 
@@ -140,7 +160,13 @@ class Kernel:
     library: str
     parameters: Annotated[Products | Attention | Decoding | Streaming, TaggedBy("model")]
     issue: Time = 0.0
+    operators: tuple[str, ...] = ()
     fit: Fit
+
+    @property
+    def batched(self) -> bool:
+        """Whether it times batches of products."""
+        return self.library.endswith(BATCHED)
 
 
 @spec
@@ -171,10 +197,16 @@ class OperatorProfile:
     kernels: tuple[Kernel, ...]
     beside_communication: Beside
 
-    def kernel(self, family: str, dtype: str, library: str = "") -> Kernel | None:
+    def kernel(self, family: str, dtype: str, library: str = "", *, batched: bool = False) -> Kernel | None:
         """The kernels of a family and format in some library; by default the preferred, none if there are none."""
+        wanted = (family, dtype, batched)
+        fitting = (kernel for kernel in self.kernels if (kernel.family, kernel.dtype, kernel.batched) == wanted)
+        return next((k for k in fitting if k.library == library or not (library or k.operators)), None)
+
+    def named(self, family: str, dtype: str) -> dict[str, Kernel]:
+        """The kernels of a family and format that time only some operators, by operator and phase."""
         fitting = (kernel for kernel in self.kernels if (kernel.family, kernel.dtype) == (family, dtype))
-        return next((kernel for kernel in fitting if library in {"", kernel.library}), None)
+        return {name: kernel for kernel in fitting for name in kernel.operators}
 
     def formats(self, family: str) -> tuple[str, ...]:
         """Number formats in which a family is known."""
@@ -212,6 +244,12 @@ def _plain_kernel(kernel: Kernel) -> dict[str, Any]:
         if name in data["parameters"]:
             data["parameters"][name] = f"{data['parameters'][name] * 1e6:.6g} us"
     data["issue"] = f"{kernel.issue * 1e6:.4g} us"
+    rate = data["parameters"].pop("sm_rate", None)
+    if rate is not None:
+        data["parameters"]["sm_rate"] = f"{rate / 1e9:.4g} GB/s"
+    named = data.pop("operators")
+    if named:
+        data["operators"] = list(named)
     data["fit"] = {key: value for key, value in data["fit"].items() if value is not None}
     data["fit"]["source"] = {key: text for key, text in data["fit"]["source"].items() if text}
     return data

@@ -15,7 +15,8 @@ from pathlib import Path
 from ffsim.compute.cells import FALSE, Case, Cells, Foreign, ForeignReader, Skip, dtype_of
 from ffsim.compute.layers import LAYER_TIMES, layer_cases
 from ffsim.compute.measured import Call, Context
-from ffsim.compute.operator_rows import READERS
+from ffsim.compute.operator_rows import PASSES, READERS, TRANSPOSED
+from ffsim.compute.profile import BATCHED
 from ffsim.errors import Problem, ScenarioError
 from ffsim.model.operators import Row
 
@@ -187,5 +188,11 @@ def _shown(row: Row) -> dict[str, object]:
 
 def _library(cells: Cells) -> str:
     library = cells.text("kernel", cells.text("library", DEFAULT_LIBRARY))
-    kv = cells.text("kv_dtype")
+    op, kv = cells.text("op"), cells.text("kv_dtype")
+    if op in PASSES:
+        return f"{library}, {op}"
+    if op == "batched_gemm":
+        return library + BATCHED
+    if cells.text("dtype") == "tf32" and (op == "conv_wgrad" or cells.text("layout") == "tn"):
+        return library + TRANSPOSED
     return f"{library}, fp8 cache" if kv == "fp8" and dtype_of(cells) != "fp8" else library

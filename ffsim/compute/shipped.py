@@ -17,6 +17,7 @@ from ffsim.compute.measured import Measured, measured
 from ffsim.compute.models import Machine
 from ffsim.compute.profile import SHELF, Attention, Beside, Kernel, OperatorProfile, Products, plain
 from ffsim.compute.timing import Conditions, find_kernel, kinds, machine, modelled_calls_s
+from ffsim.compute.training_kernels import ampere_kernels, is_training_kernel, ordinary, with_training_kernels
 from ffsim.config import Figure, Source, to_yaml
 from ffsim.hardware import Gpu, load_part
 from ffsim.model.operators import Family
@@ -56,7 +57,19 @@ def build_profiles() -> dict[str, OperatorProfile]:
     profiles["h200-sxm"] = _completed(hopper, h800, profiles["h100-sxm"])
     profiles["a100-sxm"] = _completed(_ampere_backward(profiles["a100-sxm"], hopper), hopper)
     profiles["a100-pcie"] = _a100_pcie(profiles["a100-sxm"])
-    return {name: _with_narrow_heads(profile, hopper) for name, profile in profiles.items()}
+    return with_training({name: _with_narrow_heads(profile, hopper) for name, profile in profiles.items()})
+
+
+def with_training(profiles: dict[str, OperatorProfile]) -> dict[str, OperatorProfile]:
+    """The profiles with what training without flash attention, in TF32 or of convolutional models runs."""
+    hopper = with_training_kernels(profiles["h200-sxm"], load_part(Gpu, PARTS["h200-sxm"]))
+    taken = tuple(_taken_over(kernel, hopper.gpu) for kernel in hopper.kernels if is_training_kernel(kernel))
+    extended = {"h200-sxm": hopper}
+    for name in ("h100-sxm", "h800-sxm"):
+        extended[name] = replace(profiles[name], kernels=(*profiles[name].kernels, *taken))
+    for name in ("a100-sxm", "a100-pcie"):
+        extended[name] = ampere_kernels(profiles[name], hopper)
+    return {name: extended[name] for name in profiles}
 
 
 def _fitted(name: str, others: dict[str, OperatorProfile]) -> OperatorProfile:
@@ -69,7 +82,7 @@ def _fitted(name: str, others: dict[str, OperatorProfile]) -> OperatorProfile:
         kernels=(),
         beside_communication=Beside(gemm=_one(), elementwise=_one()),
     )
-    table = measured(name)
+    table = ordinary(measured(name))
     for _, dtype, rows in kinds(table.operators):
         own = worth_fitting(table.take(rows))
         where = machine(gpu, dtype, Conditions())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -28,6 +29,7 @@ ISSUE_BOUND = 1.5  # a kernel not this much longer than its issue says more abou
 AXES: dict[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"),
     "grouped_gemm": ("groups", "m", "n", "k"),
+    "convolution": ("m", "n", "k"),
     "attention_forward": ("groups", "m", "n", "k"),
     "attention_backward": ("groups", "m", "n", "k"),
     "attention_decode": ("groups", "m", "n", "k"),
@@ -75,17 +77,41 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
     basis = np.full(len(operators), EXTRAPOLATED, dtype=np.int8)
     for family, dtype, rows in kinds(operators):
         where = machine(gpu, dtype, conditions)
-        kernel = find_kernel(profile, family, dtype)
-        part = operators.take(rows)
-        modelled = model_s(kernel, part, where, profile, conditions.beside_communication)
-        seconds[rows], basis[rows] = modelled, EXTRAPOLATED
-        if family in AXES:
-            context = Context(kernel.library, conditions.beside_communication)
-            correction, basis[rows] = _correction(profile, where, context, part)
-            seconds[rows] *= np.exp(correction)
-        else:
-            basis[rows] = INTERPOLATED
+        for kernel, own in _kernels(profile, family, dtype, operators.take(rows)):
+            part, place = operators.take(rows[own]), rows[own]
+            modelled = model_s(kernel, part, where, profile, conditions.beside_communication)
+            seconds[place], basis[place] = modelled, EXTRAPOLATED
+            if family in AXES:
+                context = Context(kernel.library, conditions.beside_communication)
+                correction, basis[place] = _correction(profile, where, context, part)
+                seconds[place] *= np.exp(correction)
+            else:
+                basis[place] = INTERPOLATED
+        sustained = operators.flop[rows] / where.sustained_flop_per_s
+        seconds[rows] = np.maximum(seconds[rows], sustained)
     return Times(seconds * _borrowed(gpu), basis)
+
+
+def _kernels(
+    profile: OperatorProfile, family: str, dtype: str, part: Operators
+) -> Iterator[tuple[Kernel, np.ndarray[Any, Any]]]:
+    """The kernels that time operators of one family and format, with the indices of those they time."""
+    special = profile.named(family, dtype)
+    names = [operator_name(name, phase) for name, phase in zip(part.name, part.phase, strict=True)] if special else []
+    known = np.array([name in special for name in names], dtype=bool) if special else np.zeros(len(part), dtype=bool)
+    if not known.all():
+        yield find_kernel(profile, family, dtype, batched=is_batched(part)), np.flatnonzero(~known)
+    for kernel in dict.fromkeys(special.values()):
+        own = np.array([special.get(name) is kernel for name in names], dtype=bool)
+        if own.any():
+            yield kernel, np.flatnonzero(own)
+
+
+def operator_name(name: str, phase: str) -> str:
+    """How profiles name an operator: ``softmax/F`` (also where it is computed again), ``softmax/B`` its gradient."""
+    last = name.rpartition("/")[2]
+    operator, _, again = last.partition(" ")
+    return f"{operator}/{'F' if again or phase == 'R' else phase}"
 
 
 def _borrowed(gpu: Gpu) -> float:
@@ -94,19 +120,28 @@ def _borrowed(gpu: Gpu) -> float:
 
 
 def kinds(operators: Operators) -> Iterator[tuple[Family, Dtype, np.ndarray[Any, Any]]]:
-    """The families and formats that occur, with the indices of their rows."""
+    """The families and formats that occur, with the indices of their rows; batches of products apart from products."""
     for family in get_args(Family):
         rows = np.flatnonzero(operators.family == family)
         while len(rows):
             dtype = operators.dtype[rows[0]]
             same = operators.dtype[rows] == dtype
-            yield family, str(dtype), rows[same]  # type: ignore[misc]
+            many = operators.batch[rows] > 1
+            for alike in (same & ~many, same & many):
+                if alike.any():
+                    yield family, str(dtype), rows[alike]  # type: ignore[misc]
             rows = rows[~same]
+
+
+def is_batched(operators: Operators) -> bool:
+    """Whether operators that `kinds` put together are batches of products."""
+    return bool(operators.batch[0] > 1)
 
 
 def machine(gpu: Gpu, dtype: str, conditions: Conditions) -> Machine:
     """The GPU as a kernel of some number format sees it."""
-    peak = gpu.peak.get("fp8" if dtype.startswith("fp8") else dtype)
+    form = "fp8" if dtype.startswith("fp8") else dtype
+    peak, sustained = gpu.peak.get(form), gpu.sustained.get(form)
     if peak is None:
         raise ModelDomainError(
             Problem(what=f"{gpu.title} has no {dtype} rate", fix=f"use a precision within {', '.join(gpu.peak)}")
@@ -126,16 +161,22 @@ def machine(gpu: Gpu, dtype: str, conditions: Conditions) -> Machine:
         host_bytes_per_s=gpu.host_link.value,
         sms=sms,
         sms_used=used,
+        sustained_flop_per_s=sustained.value if sustained else math.inf,
     )
 
 
-def find_kernel(profile: OperatorProfile, family: str, dtype: str, library: str = "") -> Kernel:
+def find_kernel(
+    profile: OperatorProfile, family: str, dtype: str, library: str = "", *, batched: bool = False
+) -> Kernel:
     """The calibrated kernels of a family; another library's where the wanted one has none.
+
+    Batches of products are timed as as many products in one launch where no batches were measured.
 
     Raises:
         ModelDomainError: no library has any.
     """
-    kernel = profile.kernel(family, dtype, library) or profile.kernel(family, dtype)
+    kernel = profile.kernel(family, dtype, library, batched=batched) or profile.kernel(family, dtype, batched=batched)
+    kernel = kernel or profile.kernel(family, dtype)
     if kernel is None:
         what = f"the operator profile of {profile.title} has no {dtype} {family.replace('_', ' ')}"
         raise ModelDomainError(Problem(what=what, fix="choose another precision or profile"))
@@ -153,7 +194,7 @@ def model_s(kernel: Kernel, o: Operators, where: Machine, profile: OperatorProfi
         return decoding_s(p, where, o)
     if kernel.family == "host_copy":
         return streaming_s(p, where.host_bytes_per_s, o.total_bytes, o.kernels)
-    seconds = streaming_s(p, where.memory_bytes_per_s * where.share, o.total_bytes, o.kernels)
+    seconds = streaming_s(p, where.memory_bytes_per_s * where.share, o.total_bytes, o.kernels, where.sms_used)
     return seconds * (slow.elementwise.value if beside else 1.0)
 
 
@@ -164,7 +205,8 @@ def call_s(kernel: Kernel, kernel_s: Floats) -> Floats:
 
 def features(o: Operators, sms: Floats | int) -> Floats:
     """``[n_ops, n_axes]`` base-2 logarithms of the shape and of the SMs in use, of operators of one family."""
-    columns = [getattr(o, axis) for axis in AXES[str(o.family[0])]]
+    axes = AXES[str(o.family[0])]
+    columns = [getattr(o, axis) for axis in ((*axes, "batch") if is_batched(o) else axes)]
     logarithms: Floats = np.log2(np.stack([*columns, np.broadcast_to(sms, len(o))], axis=1).astype(float))
     return logarithms
 
@@ -173,7 +215,8 @@ def _correction(
     profile: OperatorProfile, where: Machine, context: Context, o: Operators
 ) -> tuple[Floats, np.ndarray[Any, Any]]:
     """What the model misses near each shape, as a logarithm, and what that rests on."""
-    known = residuals(profile, replace(where, sms_used=where.sms), str(o.family[0]), str(o.dtype[0]))
+    alone = replace(where, sms_used=where.sms)
+    known = residuals(profile, alone, str(o.family[0]), str(o.dtype[0]), is_batched(o))
     if context not in known:
         return np.zeros(len(o)), np.full(len(o), EXTRAPOLATED)
     correction, nearest = known[context].predict(features(o, where.sms_used))
@@ -181,9 +224,11 @@ def _correction(
 
 
 @lru_cache(maxsize=64)
-def residuals(profile: OperatorProfile, where: Machine, family: str, dtype: str) -> Mapping[Context, Residuals]:
+def residuals(
+    profile: OperatorProfile, where: Machine, family: str, dtype: str, batched: bool
+) -> Mapping[Context, Residuals]:
     """Residuals of a profile on the shipped kernels of its GPU, by context."""
-    rows = measured(profile.gpu).select(family=family, dtype=dtype)
+    rows = measured(profile.gpu).select(family=family, dtype=dtype, batched=batched)
     return residuals_on(rows, profile, where) if len(rows) else {}
 
 
@@ -216,7 +261,7 @@ def time_calls(rows: Measured, gpu: Gpu, profile: OperatorProfile) -> CallTimes:
     times = CallTimes(np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int8), np.zeros(len(rows), dtype=bool))
     for family, dtype, index in kinds(rows.operators):
         part, where = rows.take(index), machine(gpu, dtype, Conditions())
-        known = residuals(profile, where, family, dtype) if family in AXES else {}
+        known = residuals(profile, where, family, dtype, is_batched(part.operators)) if family in AXES else {}
         seconds, times.telling[index] = modelled_calls_s(part, profile, where, known)
         times.seconds[index] = seconds * _borrowed(gpu)
         times.basis[index] = _call_basis(part, known)
@@ -261,7 +306,8 @@ def modelled_calls_s(
     seconds, telling = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
     for number, sms in sorted(set(zip(rows.context.tolist(), rows.sms.tolist(), strict=True))):
         context, own = rows.contexts[number], (rows.context == number) & (rows.sms == sms)
-        kernel, o = find_kernel(profile, family, dtype, context.library), rows.operators.take(own)
+        o = rows.operators.take(own)
+        kernel = find_kernel(profile, family, dtype, context.library, batched=is_batched(o))
         kernel_s = model_s(kernel, o, replace(where, sms_used=sms), profile, context.beside)
         if known and context in known:
             kernel_s = kernel_s * np.exp(known[context].predict(features(o, sms))[0])

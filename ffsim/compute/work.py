@@ -8,6 +8,8 @@ from ffsim.model.operators import Family, Row
 from ffsim.model.precision import Dtype
 
 BF16_BYTES = 2
+OPERAND_BYTES: dict[Dtype, tuple[int, int]] = {"bf16": (2, 2), "tf32": (4, 4)}
+"""Bytes of an element of the operands and of the result; FP8 operands are one byte, their results BF16."""
 
 
 def operator(family: Family, dtype: Dtype = "bf16", **values: float) -> Row:
@@ -15,20 +17,22 @@ def operator(family: Family, dtype: Dtype = "bf16", **values: float) -> Row:
     return Row(name="", phase="F", segment=0, family=family, dtype=dtype, **values)  # type: ignore[arg-type]
 
 
-def product(m: int, n: int, k: int, dtype: Dtype, groups: int = 1, family: Family = "gemm") -> Row:
-    """A (grouped) product with both operands and the result through the memory once."""
-    operand = BF16_BYTES if dtype == "bf16" else 1
-    accumulated = groups * m * n * 4.0 if dtype == "fp8_block_wgrad" else 0.0  # FP32, read and written
+def product(m: int, n: int, k: int, dtype: Dtype, groups: int = 1, family: Family = "gemm", batch: int = 1) -> Row:
+    """A (grouped or batched) product with both operands and the result through the memory once."""
+    operand, result = OPERAND_BYTES.get(dtype, (1, BF16_BYTES))
+    products = groups * batch
+    accumulated = products * m * n * 4.0 if dtype == "fp8_block_wgrad" else 0.0  # FP32, read and written
     return operator(
         family,
         dtype,
         groups=groups,
+        batch=batch,
         m=m,
         n=n,
         k=k,
-        flop=2.0 * groups * m * n * k,
-        read_bytes=groups * (m + n) * k * operand + accumulated,
-        write_bytes=accumulated or groups * m * n * float(BF16_BYTES),
+        flop=2.0 * products * m * n * k,
+        read_bytes=products * (m + n) * k * operand + accumulated,
+        write_bytes=accumulated or products * m * n * float(result),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Literal
 
 from ffsim.config import (
@@ -29,6 +30,8 @@ class Gpu:
         nccl: name of the figures of NCCL over its NVSwitch, none for a card without one.
         sms: streaming multiprocessors.
         peak: dense tensor-core rate by number format (``bf16``, ``fp8``, ``tf32``). [FLOP/s]
+        sustained: what products reach for longer than a moment under the board's power limit, by number format;
+            without limit where a format is left out. [FLOP/s]
         memory, memory_bandwidth: device memory. [bytes, bytes/s]
         host_link: PCIe rate per direction as measured by copies. [bytes/s]
         scale_up: NVLink rate per direction by the data sheet, none for a card without it. [bytes/s]
@@ -52,10 +55,14 @@ class Gpu:
     scale_up_latency: Figure[Time] | None = None
     power: Figure[Power]
     kernel_time: Figure[Factor] | None = None
+    sustained: dict[str, Figure[FlopRate]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if "bf16" not in self.peak:
             raise ValueError("peak has no bf16: add it, utilisation is counted against it")
+        for form, rate in self.sustained.items():
+            if form not in self.peak or rate.value > self.peak[form].value:
+                raise ValueError(f"sustained.{form} has no peak above it: give a rate below peak.{form}")
 
 
 @spec

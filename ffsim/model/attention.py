@@ -65,7 +65,10 @@ def _(dy: Array, k_shape: Dims) -> Any:
 # --- softmax attention ------------------------------------------------------------------------------------------------
 
 
-def probabilities(q: Array, k: Array, scale: float, chosen: Array | None = None) -> Any:
+Zigzag = tuple[int, int]  # a rank and how many there are, each with an early and a late chunk of the sequence
+
+
+def probabilities(q: Array, k: Array, scale: float, chosen: Array | None = None, zigzag: Zigzag | None = None) -> Any:
     """Softmax of ``scale q k^T`` over the keys each query may see: ``[B, H, S, T]``.
 
     Args:
@@ -73,22 +76,30 @@ def probabilities(q: Array, k: Array, scale: float, chosen: Array | None = None)
         k: ``[B, T, H, D]``.
         scale: factor on the scores.
         chosen: ``[B, S, K]`` indices of the keys a query may see, past ones only; None for the whole past.
+        zigzag: whose chunks the queries are (`execution.zigzag`); None if they are the last S of the T tokens.
     """
     scores = np.swapaxes(q, 1, 2) @ np.swapaxes(np.swapaxes(k, 1, 2), 2, 3) * scale
-    seen = _past(scores)
+    seen = _past(scores, zigzag)
     if chosen is not None:
         picked = np.zeros_like(scores[:, :1])
         np.put_along_axis(picked, chosen[:, None], 1, axis=-1)
         seen = seen & (picked > 0)
-    scores = np.where(seen, scores, -np.inf)
+    return _softmax(np.where(seen, scores, -np.inf))
+
+
+def _softmax(scores: Array) -> Any:
     exponentials = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
     return exponentials / np.sum(exponentials, axis=-1, keepdims=True)
 
 
-def _past(scores: Array) -> Any:
+def _past(scores: Array, zigzag: Zigzag | None = None) -> Any:
     """Which keys are not in the future of which query: ``[S, T]`` of ``[..., S, T]``."""
     queries, keys = scores.shape[-2:]
-    return np.tri(queries, keys, keys - queries, like=scores) > 0
+    if zigzag is None:
+        return np.tri(queries, keys, keys - queries, like=scores) > 0
+    (rank, ranks), chunk = zigzag, queries // 2
+    early, late = rank * chunk, (2 * ranks - 1 - rank) * chunk
+    return np.concatenate([np.tri(chunk, keys, start, like=scores) for start in (early, late)]) > 0
 
 
 def _share_heads(x: Array, n_heads: int) -> Any:
@@ -108,26 +119,31 @@ def _gather_heads(x: Array, kv_heads: int) -> Any:
     return np.sum(x.reshape(batch, length, kv_heads, heads // kv_heads, width), axis=3)
 
 
-def _attend(q: Array, k: Array, v: Array, scale: float, chosen: Array | None) -> Any:
+def _attend(q: Array, k: Array, v: Array, scale: float, chosen: Array | None, zigzag: Zigzag | None = None) -> Any:
     heads = q.shape[2]
-    p = probabilities(q, _share_heads(k, heads), scale, chosen)
+    p = probabilities(q, _share_heads(k, heads), scale, chosen, zigzag)
     return np.swapaxes(p @ np.swapaxes(_share_heads(v, heads), 1, 2), 1, 2)
 
 
 @operator("attention")
-def causal_attention(q: Array, k: Array, v: Array, scale: float, chosen: Array | None = None) -> Any:
+def causal_attention(
+    q: Array, k: Array, v: Array, scale: float, chosen: Array | None = None, zigzag: Zigzag | None = None
+) -> Any:
     """Softmax attention over the past, or over the ``chosen [B, S, K]`` keys of it.
 
-    ``q [B, S, H, D]``, ``k [B, T, H_kv, D]``, ``v [B, T, H_kv, D_v] -> [B, S, H, D_v]``.
+    ``q [B, S, H, D]``, ``k [B, T, H_kv, D]``, ``v [B, T, H_kv, D_v] -> [B, S, H, D_v]``. With ``zigzag`` the queries
+    are the chunks of one rank of a ring and the keys all that come round it.
     """
-    return _attend(q, k, v, scale, chosen)
+    return _attend(q, k, v, scale, chosen, zigzag)
 
 
 @causal_attention.grad("q", "k", "v")
-def _(dy: Array, y: Array, q: Array, k: Array, v: Array, scale: float, chosen: Array | None) -> Any:
+def _(
+    dy: Array, y: Array, q: Array, k: Array, v: Array, scale: float, chosen: Array | None, zigzag: Zigzag | None
+) -> Any:
     heads, kv_heads = q.shape[2], k.shape[2]
     wide_k, wide_v = _share_heads(k, heads), _share_heads(v, heads)
-    p = probabilities(q, wide_k, scale, chosen)  # recomputed, as flash attention does
+    p = probabilities(q, wide_k, scale, chosen, zigzag)  # recomputed, as flash attention does
     d_out = np.swapaxes(dy, 1, 2)
     dv = np.swapaxes(p, 2, 3) @ d_out
     dp = d_out @ np.swapaxes(np.swapaxes(wide_v, 1, 2), 2, 3)
@@ -140,6 +156,53 @@ def _(dy: Array, y: Array, q: Array, k: Array, v: Array, scale: float, chosen: A
         _gather_heads(np.swapaxes(dk, 1, 2), kv_heads),
         _gather_heads(np.swapaxes(dv, 1, 2), kv_heads),
     )
+
+
+# --- unfused attention: scores and probabilities pass through the memory ----------------------------------------------
+
+
+@operator("batched")
+def score_products(q: Array, k: Array) -> Any:
+    """``q k^T`` of every head: ``[B, S, H, D], [B, T, H_kv, D] -> [B, H, S, T]``, future keys included."""
+    return np.swapaxes(q, 1, 2) @ np.swapaxes(np.swapaxes(_share_heads(k, q.shape[2]), 1, 2), 2, 3)
+
+
+@score_products.grad("q")
+def _(dy: Array, k: Array) -> Any:
+    return np.swapaxes(dy @ np.swapaxes(_share_heads(k, dy.shape[1]), 1, 2), 1, 2)
+
+
+@score_products.grad("k")
+def _(dy: Array, q: Array, k_shape: Dims) -> Any:
+    return _gather_heads(np.swapaxes(np.swapaxes(dy, 2, 3) @ np.swapaxes(q, 1, 2), 1, 2), k_shape[2])
+
+
+@operator("elementwise")
+def causal_softmax(scores: Array, scale: float) -> Any:
+    """Scale, mask and softmax in one pass over the scores, as training frameworks fuse them."""
+    return _softmax(np.where(_past(scores), scores * scale, -np.inf))
+
+
+@causal_softmax.grad("scores")
+def _(dy: Array, y: Array, scale: float) -> Any:
+    return y * (dy - np.sum(dy * y, axis=-1, keepdims=True)) * scale
+
+
+@operator("batched")
+def weigh_values(p: Array, v: Array) -> Any:
+    """``p v`` of every head: ``[B, H, S, T], [B, T, H_kv, D_v] -> [B, S, H, D_v]``."""
+    return np.swapaxes(p @ np.swapaxes(_share_heads(v, p.shape[1]), 1, 2), 1, 2)
+
+
+@weigh_values.grad("p")
+def _(dy: Array, v: Array) -> Any:
+    heads = dy.shape[2]
+    return np.swapaxes(dy, 1, 2) @ np.swapaxes(np.swapaxes(_share_heads(v, heads), 1, 2), 2, 3)
+
+
+@weigh_values.grad("v")
+def _(dy: Array, p: Array, v_shape: Dims) -> Any:
+    return _gather_heads(np.swapaxes(np.swapaxes(p, 2, 3) @ np.swapaxes(dy, 1, 2), 1, 2), v_shape[2])
 
 
 # --- the absorbed form: attention over latents ------------------------------------------------------------------------

@@ -224,6 +224,19 @@ def _(dy: Array, x_shape: Dims, start: int, stop: int, axis: int) -> Any:
     return gradient
 
 
+@operator("view")
+def pick(x: Array, rows: Array) -> Any:
+    """Rows of a table by number, none twice."""
+    return x[rows]
+
+
+@pick.grad("x")
+def _(dy: Array, x_shape: Dims, rows: Array) -> Any:
+    gradient = np.zeros_like(dy, shape=x_shape)
+    gradient[rows] = dy
+    return gradient
+
+
 # --- embedding and loss -----------------------------------------------------------------------------------------------
 
 
@@ -357,6 +370,19 @@ def combine(rows: Array, order: Array, top_k: int) -> Any:
 @combine.grad("rows")
 def _(dy: Array, order: Array, top_k: int) -> Any:
     return dy[order // top_k]
+
+
+@operator("elementwise")
+def sort_rows(rows: Array, order: Array) -> Any:
+    """Rows in another order: those of several ranks by expert."""
+    return rows[order]
+
+
+@sort_rows.grad("rows")
+def _(dy: Array, order: Array) -> Any:
+    gradient = np.zeros_like(dy)
+    gradient[order] = dy
+    return gradient
 
 
 @operator("view")

@@ -46,6 +46,7 @@ class Place:
             phase=self.phase,
             segment=self.segment,
             family="elementwise",
+            dtype=self.precision.product,
             read_bytes=self.load * read_bytes,
             write_bytes=self.load * write_bytes,
         )
@@ -56,7 +57,7 @@ class Place:
 
     def product(self, family: Family, product: Product, dtype: Dtype) -> Row:
         """A product whose rows (summed over in a weight gradient) grow with the load; its weights do not."""
-        operand = BF16_BYTES if dtype == "bf16" else 1
+        operand = self.precision.activation_bytes if dtype == self.precision.product else 1
         groups, m, n, k = product.groups, product.m, product.n, product.k
         if self.phase == "W":
             k = ceil(self.load * k)
@@ -75,7 +76,29 @@ class Place:
             k=k,
             flop=replace(product, m=m, k=k).flop,
             read_bytes=groups * (m + n) * k * operand + accumulated,
-            write_bytes=accumulated or groups * m * n * BF16_BYTES,
+            write_bytes=accumulated or groups * m * n * self.precision.activation_bytes,
+        )
+
+    def batched(self, product: Product) -> Row:
+        """Equal products of activations, computed by one batched call."""
+        one = self.product("gemm", product, self.precision.product)
+        return replace(one, groups=1, batch=product.groups)
+
+    def convolution(self, product: Product, read: Sequence[Array], written: Array) -> Row:
+        """A convolution: the product that it amounts to, its real operands once through the memory."""
+        accumulated = written.size * self.precision.gradient_bytes if self.phase == "W" else 0.0
+        return Row(
+            name=self.name,
+            phase=self.phase,
+            segment=self.segment,
+            family="convolution",
+            dtype=self.precision.product,
+            m=product.m,
+            n=product.n,
+            k=product.k,
+            flop=product.flop,
+            read_bytes=elements(read) * self.precision.activation_bytes + accumulated,
+            write_bytes=accumulated or written.size * self.precision.activation_bytes,
         )
 
     def attention(self, family: Family, call: Call, products: Sequence[Product], passes: int) -> Row:
@@ -83,7 +106,10 @@ class Place:
         scores, values = call.products
         chosen = call.inputs.get("chosen")
         keys = scores.n if chosen is None else chosen.shape[2]
-        pairs = visible_pairs(scores.m, scores.n, keys)
+        pairs: float = visible_pairs(scores.m, scores.n, keys)
+        zigzag = call.arguments.get("zigzag")
+        if zigzag is not None:  # an early and a late chunk together see as much of the past as any other two
+            pairs = visible_pairs(scores.n, scores.n, keys) / zigzag[1]
         shared = 1
         if family == "attention_decode":  # the queries that share a key are the rows of one product
             shared = call.inputs["q"].shape[2] // (call.inputs["k"].shape[2] if "k" in call.inputs else 1)
@@ -94,13 +120,15 @@ class Place:
             phase=self.phase,
             segment=self.segment,
             family=family,
+            dtype=self.precision.product,
             groups=scores.groups // shared,
             m=scores.m * shared,
             n=keys,
             k=scores.k + values.n,
             flop=pairs / (scores.m * scores.n) * sum(product.flop for product in products),
-            read_bytes=passes * BF16_BYTES * read,
-            write_bytes=passes * BF16_BYTES * elements(call.outputs),
+            read_bytes=passes * self.precision.activation_bytes * read,
+            write_bytes=passes * self.precision.activation_bytes * elements(call.outputs),
+            kernels=1 if zigzag is None else zigzag[1],
         )
 
     def index(self, call: Call) -> Row:
@@ -108,7 +136,8 @@ class Place:
         q, k, weights = (call.inputs[name] for name in ("q", "k", "weights"))
         (batch, queries, heads, width), keys = q.shape, k.shape[1]
         seen = visible_pairs(queries, keys, keys)
-        operand = self.precision.quantised_bytes if self.precision.quantised else BF16_BYTES
+        kept = self.precision.activation_bytes
+        operand = self.precision.quantised_bytes if self.precision.quantised else kept
         return Row(
             name=self.name,
             phase=self.phase,
@@ -120,7 +149,7 @@ class Place:
             n=ceil(seen / queries),
             k=width,
             flop=2.0 * batch * heads * seen * width,
-            read_bytes=(q.size + k.size) * operand + weights.size * BF16_BYTES,
+            read_bytes=(q.size + k.size) * operand + weights.size * kept,
             write_bytes=batch * seen * FP32_BYTES,
         )
 

@@ -1,7 +1,8 @@
 """The reference model, top to bottom: read it in one sitting.
 
 ``p`` is a dict of parameter arrays named as in `ffsim.model.parameters`; ``x`` is ``[batch, sequence, hidden]``. Every
-function works on real arrays (numbers) and on `Shape` arrays (costs) alike.
+function works on real arrays (numbers) and on `Shape` arrays (costs) alike. Where several ranks share a layer
+(`ffsim.model.execution`), ``p``, ``x`` and the heads of the attention are one rank's; exchanges are operators too.
 """
 
 from __future__ import annotations
@@ -14,16 +15,31 @@ from typing import Any, cast
 import numpy as np
 
 from ffsim.errors import ModelDomainError, Problem
-from ffsim.model import attention
+from ffsim.model import attention, vocabulary
 from ffsim.model import functions as f
 from ffsim.model.arrays import Array
 from ffsim.model.cache import Cache, remembered
+from ffsim.model.dropout import dropout, residual_sum
+from ffsim.model.exchanges import (
+    all_reduce,
+    all_to_all,
+    circulate,
+    entered,
+    gathered,
+    maximum,
+    summed,
+)
+from ffsim.model.execution import execution, held_positions
+from ffsim.model.feed_forward import feed_forward, mixture
+from ffsim.model.maps import finished, normed, projected, projected_together
 from ffsim.model.parameters import Arrays, Parameters
 from ffsim.model.spec import Gqa, Mla, ModelSpec, Moe
 from ffsim.model.tape import scope
 
 Tables = tuple[Array, Array]
 INDEX_EPS = 1e-6
+QKV = ("wq", "wk", "wv")
+CORE = "core"  # scope of unfused attention proper
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,40 +84,64 @@ class Rope:
         return (0.1 * self.mscale * math.log(self.factor) + 1.0) ** 2 if self.factor > 1 else 1.0
 
 
-def normed(p: Arrays, name: str, x: Array) -> Any:
-    """The norm of that name: LayerNorm where it has a bias, else RMSNorm."""
-    with scope(name):
-        bias = p.get(name + "_bias")
-        return f.rms_norm(x, p[name]) if bias is None else f.layer_norm(x, p[name], bias)
+def attended(q: Array, k: Array, v: Array, scale: float, chosen: Array | None = None) -> Any:
+    """Attention over the past, on whichever kernels and over however many ranks of a context group.
+
+    Args:
+        q: ``[B, S, H, D]`` of the tokens of this rank.
+        k: ``[B, S, H_kv, D]`` likewise.
+        v: ``[B, S, H_kv, D_v]`` likewise.
+        scale: factor on the scores.
+        chosen: keys that each query may see; None for the whole past.
+
+    Returns:
+        ``[B, S, H, D_v]`` of the same tokens.
+    """
+    e = execution()
+    if e.rings:
+        k, v = circulate(k, v, "context")
+        return attention.causal_attention(q, k, v, scale, chosen, (e.at("context"), e.context))
+    if e.context == 1:
+        return core_attention(q, k, v, scale, chosen)
+    q, k, v = (all_to_all(part, 2, 1, "context") for part in (q, k, v))
+    return all_to_all(core_attention(q, k, v, scale, chosen), 1, 2, "context")
 
 
-def projected(p: Arrays, name: str, x: Array) -> Any:
-    """The linear map of that name, with its bias if it has one."""
-    with scope(name):
-        y = f.linear(x, p[name])
-        bias = p.get(name + "_bias")
-        return y if bias is None else f.add_bias(y, bias)
+def core_attention(q: Array, k: Array, v: Array, scale: float, chosen: Array | None) -> Any:
+    """Attention on one rank: one kernel, or products with the scores in memory between them."""
+    e = execution()
+    if e.attention == "flash":
+        return attention.causal_attention(q, k, v, scale, chosen)
+    with scope(CORE):
+        shares = attention.causal_softmax(attention.score_products(q, k), scale)
+        if e.dropout:
+            shares = dropout(shares, e.mask(shares), e.dropout)
+        return attention.weigh_values(shares, v)
 
 
 def gqa(a: Gqa, p: Arrays, x: Array, tables: Tables | None, cache: Cache | None = None) -> Any:
     """Grouped-query attention; without tables the positions were learned and added to the input."""
+    x = entered(x)
     batch, length, _ = x.shape
-    q = f.reshape(projected(p, "wq", x), (batch, length, a.heads, a.head_dim))
-    k = f.reshape(projected(p, "wk", x), (batch, length, a.kv_heads, a.head_dim))
-    v = f.reshape(projected(p, "wv", x), (batch, length, a.kv_heads, a.head_dim))
+    q, k, v = projected_together(p, QKV, x) if execution().fused_linears else (projected(p, name, x) for name in QKV)
+    q = f.reshape(q, (batch, length, a.heads, a.head_dim))
+    k, v = (f.reshape(each, (batch, length, a.kv_heads, a.head_dim)) for each in (k, v))
     if tables is not None:
         with scope("rope"):
             q, k = attention.rotate(q, *tables), attention.rotate(k, *tables)
     k, v = remembered(cache, "k", k), remembered(cache, "v", v)
-    y = attention.causal_attention(q, k, v, a.head_dim**-0.5)
-    return projected(p, "wo", f.reshape(y, (batch, length, a.heads * a.head_dim)))
+    y = attended(q, k, v, a.head_dim**-0.5)
+    return finished(p, "wo", f.reshape(y, (batch, length, a.heads * a.head_dim)))
 
 
 def mla_queries(a: Mla, p: Arrays, x: Array, tables: Tables) -> tuple[Any, Any, Any]:
-    """Queries of latent attention, unrotated and rotated part ``[B, S, H, ...]``, and what they were made from."""
-    compressed = x if a.q_lora_rank is None else normed(p, "q_norm", projected(p, "wq_a", x))
+    """Queries of latent attention, unrotated and rotated part ``[B, S, H, ...]``, and what they were made from.
+
+    A tensor group holds the compression whole on every rank and enters with what comes out of it, which is narrower.
+    """
+    compressed = entered(x if a.q_lora_rank is None else normed(p, "q_norm", projected(p, "wq_a", x)))
     q = projected(p, "wq" if a.q_lora_rank is None else "wq_b", compressed)
-    q = f.reshape(q, (*x.shape[:2], a.heads, a.qk_nope_dim + a.qk_rope_dim))
+    q = f.reshape(q, (*q.shape[:2], a.heads, a.qk_nope_dim + a.qk_rope_dim))
     q_nope, q_rope = f.split(q, a.qk_nope_dim)
     with scope("rope"):
         return q_nope, attention.rotate(q_rope, *tables), compressed
@@ -110,10 +150,11 @@ def mla_queries(a: Mla, p: Arrays, x: Array, tables: Tables) -> tuple[Any, Any, 
 def mla_latents(a: Mla, p: Arrays, x: Array, tables: Tables) -> tuple[Any, Any]:
     """What latent attention knows of a token: normalised latent ``[B, S, C]``, rotated shared key ``[B, S, R]``."""
     latent, key = f.split(projected(p, "wkv_a", x), a.kv_lora_rank)
-    latent = normed(p, "kv_norm", latent)
+    latent, key = entered(normed(p, "kv_norm", latent)), entered(key)
+    tokens = key.shape[:2]
     with scope("rope"):
-        key = attention.rotate(f.reshape(key, (*x.shape[:2], 1, a.qk_rope_dim)), *tables)
-    return latent, f.reshape(key, (*x.shape[:2], a.qk_rope_dim))
+        key = attention.rotate(f.reshape(key, (*tokens, 1, a.qk_rope_dim)), *tables)
+    return latent, f.reshape(key, (*tokens, a.qk_rope_dim))
 
 
 def mla(a: Mla, p: Arrays, x: Array, tables: Tables, softmax_factor: float = 1.0, cache: Cache | None = None) -> Any:
@@ -121,9 +162,9 @@ def mla(a: Mla, p: Arrays, x: Array, tables: Tables, softmax_factor: float = 1.0
 
     Source: arXiv 2405.04434 s2.1; deepseek-ai/DeepSeek-V3 inference/model.py.
     """
-    batch, length, _ = x.shape
     q_nope, q_rope, compressed = mla_queries(a, p, x, tables)
     latent, key = mla_latents(a, p, x, tables)
+    batch, length, _ = latent.shape
     chosen = selected_keys(a, p, x, compressed, tables, cache)
     kv = f.reshape(projected(p, "wkv_b", latent), (batch, length, a.heads, a.qk_nope_dim + a.v_head_dim))
     k_nope, v = f.split(kv, a.qk_nope_dim)
@@ -131,8 +172,8 @@ def mla(a: Mla, p: Arrays, x: Array, tables: Tables, softmax_factor: float = 1.0
         q = f.join(q_nope, q_rope)
         k = attention.join_shared_key(k_nope, f.reshape(key, (batch, length, 1, a.qk_rope_dim)))
     k, v = remembered(cache, "k", k), remembered(cache, "v", v)
-    y = attention.causal_attention(q, k, v, mla_scale(a, softmax_factor), chosen)
-    return projected(p, "wo", f.reshape(y, (batch, length, a.heads * a.v_head_dim)))
+    y = attended(q, k, v, mla_scale(a, softmax_factor), chosen)
+    return finished(p, "wo", f.reshape(y, (batch, length, a.heads * a.v_head_dim)))
 
 
 def absorbed_mla(
@@ -174,7 +215,7 @@ def selected_keys(a: Mla, p: Arrays, x: Array, compressed: Array, tables: Tables
     Args:
         a: the attention.
         p: ``index_q``, ``index_k``, ``index_k_norm``, ``index_k_norm_bias``, ``index_weights``.
-        x: ``[B, S, hidden]``.
+        x: ``[B, S, hidden]``; with sequence parallelism this rank's tokens of it. Every rank holds the whole indexer.
         compressed: ``[B, S, q_lora_rank]``, what the queries are made from.
         tables: rotation of the new tokens.
         cache: holds the index keys of the past.
@@ -183,61 +224,17 @@ def selected_keys(a: Mla, p: Arrays, x: Array, compressed: Array, tables: Tables
     """
     if a.indexer is None:
         return None
-    batch, length, _ = x.shape
+    batch, length, _ = compressed.shape
     heads, width = a.indexer.heads, a.indexer.head_dim
     with scope("indexer"):
         q = f.reshape(projected(p, "index_q", compressed), (batch, length, heads, width))
         k = f.layer_norm(projected(p, "index_k", x), p["index_k_norm"], p["index_k_norm_bias"], INDEX_EPS)
-        k = f.reshape(k, (batch, length, 1, width))
+        k = f.reshape(gathered(k), (batch, length, 1, width))
         q, k = attention.rotate_halves(q, *tables), attention.rotate_halves(k, *tables)
         k = remembered(cache, "index_key", f.reshape(k, (batch, length, width)))
-        scores = attention.index_scores(q, k, projected(p, "index_weights", x), (heads * width) ** -0.5)
+        weights = gathered(projected(p, "index_weights", x))
+        scores = attention.index_scores(q, k, weights, (heads * width) ** -0.5)
         return attention.choose_keys(scores, a.indexer.top_k)
-
-
-def feed_forward(p: Arrays, x: Array, prefix: str = "") -> Any:
-    """Dense feed-forward: SwiGLU where the first matrix is twice as wide as the second, else GELU."""
-    inner = projected(p, prefix + "up", x)
-    gated = p[prefix + "up"].shape[0] == 2 * p[prefix + "down"].shape[1]
-    return projected(p, prefix + "down", f.swiglu(inner) if gated else f.gelu(inner))
-
-
-def route(moe: Moe, p: Arrays, x: Array) -> tuple[Any, Any]:
-    """Gate: which experts each token goes to, and with what weights.
-
-    Args:
-        moe: the experts.
-        p: ``gate`` and, for V3, ``gate_bias``.
-        x: ``[n_tokens, hidden]``.
-
-    Returns:
-        ``[n_tokens, top_k]`` indices (best first) and weights.
-    """
-    with scope("gate"):
-        scores = f.gate_scores(f.linear(x, p["gate"]), moe.scoring)
-        indices = f.choose_experts(scores, p.get("gate_bias"), moe.top_k, moe.groups, moe.top_groups)
-        return indices, f.routing_weights(scores, indices, moe.normalise, moe.scale)
-
-
-def mixture(moe: Moe, p: Arrays, x: Array) -> Any:
-    """Routed and shared experts. Source: arXiv 2401.06066, 2412.19437 s2.1.2."""
-    flat = f.reshape(x, (-1, x.shape[-1]))
-    return f.reshape(expert_sum(moe, p, flat, *route(moe, p, flat)), x.shape)
-
-
-def expert_sum(moe: Moe, p: Arrays, flat: Array, indices: Array, weights: Array) -> Any:
-    """Every token through the experts it was routed to and the shared ones: ``[n_tokens, hidden]`` to the same."""
-    order = np.argsort(indices.reshape(-1), kind="stable")
-    counts = np.bincount(indices.reshape(-1), minlength=p["experts_up"].shape[0])
-    rows = f.dispatch(flat, order, moe.top_k)
-    with scope("experts"):
-        inner = f.grouped_linear(rows, p["experts_up"], counts)
-        outer = f.grouped_linear(f.weighted_swiglu(inner, f.take_rows(weights, order)), p["experts_down"], counts)
-    if moe.shared:
-        with scope("shared"):
-            shared = feed_forward(p, flat, "shared_")
-    y = f.combine(outer, order, moe.top_k)
-    return f.add(y, shared) if moe.shared else y
 
 
 def attend(
@@ -257,31 +254,62 @@ def layer(
 ) -> Any:
     """One pre-norm transformer layer; it has experts if its parameters have a gate."""
     with scope("attention"):
-        x = f.add(x, attend(spec, p, normed(p, "attn_norm", x), tables, softmax_factor, cache))
+        x = residual_sum(x, attend(spec, p, normed(p, "attn_norm", x), tables, softmax_factor, cache))
     with scope("feed_forward"):
         h = normed(p, "ffn_norm", x)
         h = mixture(cast("Moe", spec.moe), p, h) if "gate" in p else feed_forward(p, h)
-        return f.add(x, h)
+        return residual_sum(x, h)
 
 
 def embedding(p: Arrays, tokens: Array, start: int = 0) -> Any:
-    """Token table and, for GPT, learned positions: ``[batch, sequence] -> [batch, sequence, hidden]``."""
+    """Token table and, for GPT, learned positions: ``[batch, sequence] -> [batch, sequence, hidden]``.
+
+    Args:
+        p: ``embed``, a part of it on each rank of a tensor group, and ``positions``.
+        tokens: of this rank; sequence parallelism divides what comes out, not the tokens.
+        start: position of the first token.
+    """
+    e = execution()
     with scope("embedding"):
-        x = f.embed(tokens, p["embed"])
+        if e.tensor == 1:
+            x = f.embed(tokens, p["embed"])
+        else:
+            x = summed(vocabulary.embed_part(tokens, p["embed"], e.at("tensor") * p["embed"].shape[0]))
         if "positions" in p:
-            stop, known = start + tokens.shape[1], p["positions"].shape[0]
-            if stop > known:
-                raise ModelDomainError(
-                    Problem(what=f"{stop} positions, {known} were learned", fix="shorten the sequence")
-                )
-            x = f.add_bias(x, f.crop(p["positions"], start, stop, axis=0))
-        return x
+            x = f.add_bias(x, learned_positions(p["positions"], start, tokens.shape[1]))
+        return dropout(x, e.mask(x), e.dropout) if e.dropout else x
+
+
+def learned_positions(table: Array, start: int, length: int) -> Any:
+    """Rows of the table for the tokens of this rank, of which a context group holds so many on each."""
+    e = execution()
+    stop, known = start + length * e.context, table.shape[0]
+    if stop > known:
+        raise ModelDomainError(Problem(what=f"{stop} positions, {known} were learned", fix="shorten the sequence"))
+    if e.context * e.token_shards == 1:
+        return f.crop(table, start, stop, axis=0)
+    return f.pick(table, start + held_positions(stop - start, between_blocks=True))
 
 
 def logits(spec: ModelSpec, p: Arrays, x: Array, norm: str = "norm") -> Any:
-    """Final norm and output head: ``[..., hidden] -> [..., vocab]``."""
+    """Final norm and output head: ``[..., hidden] -> [..., vocab]``, or this rank's part of the vocabulary."""
     with scope("head"):
-        return f.linear(normed(p, norm, x), p["embed"] if spec.tied else p["head"])
+        return f.linear(entered(normed(p, norm, x)), p["embed"] if spec.tied else p["head"])
+
+
+def cross_entropy(x: Array, targets: Array) -> Any:
+    """Mean loss of logits ``[B, S, vocab]``; a tensor group agrees on maxima and sums, each rank having its words.
+
+    Megatron sends the two sums one after the other; here they share a message.
+    """
+    e = execution()
+    if e.tensor == 1:
+        return f.cross_entropy(x, targets)
+    first = e.at("tensor") * x.shape[-1]
+    with scope("cross_entropy"):
+        largest = maximum(vocabulary.row_maximum(x), "tensor")
+        sums = vocabulary.partial_softmax(x, largest, targets, first)
+        return vocabulary.summed_cross_entropy(all_reduce(sums, "tensor", fp32=True))
 
 
 def mtp_input(p: Arrays, x: Array, next_embedded: Array) -> Any:
@@ -369,4 +397,4 @@ def losses(spec: ModelSpec, parameters: Parameters, tokens: Array, rope: Rope | 
 
 def next_token_loss(spec: ModelSpec, p: Arrays, x: Array, targets: Array, norm: str = "norm") -> Any:
     """Mean cross entropy of the targets ``[batch, n]``, each given the hidden state of the position before it."""
-    return f.cross_entropy(logits(spec, p, f.crop(x, 0, targets.shape[1], axis=1), norm), targets)
+    return cross_entropy(logits(spec, p, f.crop(x, 0, targets.shape[1], axis=1), norm), targets)

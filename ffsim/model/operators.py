@@ -22,6 +22,7 @@ Family = Literal[
     "attention_decode",
     "elementwise",
     "host_copy",
+    "convolution",
 ]
 
 
@@ -31,10 +32,14 @@ class Row:
 
     Attributes:
         name: scope and operator (``attention/wq_b/linear``); casts and replays say so in the name.
-        phase: F forward, B input gradient (recomputation included), W weight gradient.
-        segment: 0 before the expert dispatch, 1 between dispatch and combine, 2 after.
+        phase: F forward, R forward of a whole piece computed again, B input gradient (recomputation of parts included),
+            W weight gradient.
+        segment: how many messages between ranks come before it: with experts 0 before the dispatch, 1 up to the
+            combine, 2 after it.
         family, dtype: which cost model it belongs to.
-        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths.
+        groups, m, n, k: the product; for attention groups = batch x heads, m = queries, n = keys, k = both widths;
+            a convolution is the product of every pixel's neighbourhood with the filters.
+        batch: equal products that one batched call computes, as unfused attention's are (sequences x heads of them).
         flop: useful work, causal attention counted exactly.
         read_bytes, write_bytes: traffic of a fused kernel: every operand once.
         kernels: kernels launched, where it is more than one.
@@ -46,6 +51,7 @@ class Row:
     family: Family
     dtype: Dtype = "bf16"
     groups: int = 1
+    batch: int = 1
     m: int = 1
     n: int = 1
     k: int = 1
@@ -65,6 +71,7 @@ class Operators:
     family: np.ndarray[Any, Any]
     dtype: np.ndarray[Any, Any]
     groups: np.ndarray[Any, Any]
+    batch: np.ndarray[Any, Any]
     m: np.ndarray[Any, Any]
     n: np.ndarray[Any, Any]
     k: np.ndarray[Any, Any]

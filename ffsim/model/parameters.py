@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from ffsim.model.arrays import Array, Dims, Shape
 from ffsim.model.spec import Gqa, Mla, ModelSpec
 
+VOCABULARY_MULTIPLE = 128  # of words on each rank that holds a part of the vocabulary, as Megatron pads it
 Shapes = dict[str, Dims]
 Arrays = dict[str, Array]
 Parameters = dict[str, Arrays]  # of a whole model, by part
@@ -43,14 +44,42 @@ def mtp_shapes(spec: ModelSpec) -> Shapes:
     }
 
 
-def layer_shapes(spec: ModelSpec, layer: int, *, expert_parallel: int = 1) -> Shapes:
-    """Parameters of one layer as one rank of an expert-parallel group holds them.
+def rank_spec(spec: ModelSpec, tensor_parallel: int) -> ModelSpec:
+    """The model as one rank of a tensor group sees it: its heads, its part of inner widths and of the vocabulary.
+
+    Key/value heads fewer than ranks are held by several ranks each, as are the compressions and the indexer of latent
+    attention. The vocabulary is padded to a multiple of 128 words on every rank; padded words are words like others.
+    """
+    if tensor_parallel == 1:
+        return spec
+    a, multiple = spec.attention, VOCABULARY_MULTIPLE * tensor_parallel
+    heads = a.heads // tensor_parallel
+    if isinstance(a, Gqa):
+        part: Gqa | Mla = replace(a, heads=heads, kv_heads=max(a.kv_heads // tensor_parallel, 1))
+    else:
+        part = replace(a, heads=heads)
+    return replace(
+        spec,
+        attention=part,
+        feed_forward=spec.feed_forward // tensor_parallel,
+        vocab=-(-spec.vocab // multiple) * VOCABULARY_MULTIPLE,
+    )
+
+
+def layer_shapes(
+    spec: ModelSpec, layer: int, *, expert_parallel: int = 1, tensor_parallel: int = 1, expert_tensor_parallel: int = 1
+) -> Shapes:
+    """Parameters of one layer as one rank holds them.
 
     Args:
         spec: the model.
         layer: 0-based; MTP modules count on from ``spec.layers``.
         expert_parallel: ranks the routed experts are spread over.
+        tensor_parallel: ranks that divide heads and inner widths, those of shared experts included; norms and gate are
+            whole on each of them.
+        expert_tensor_parallel: ranks that divide the width of each routed expert.
     """
+    spec = rank_spec(spec, tensor_parallel)
     shapes = {**_norm(spec, "attn_norm"), **_attention(spec), **_norm(spec, "ffn_norm")}
     if not spec.is_moe(layer):
         return {**shapes, **_feed_forward(spec, "", spec.feed_forward)}
@@ -59,11 +88,11 @@ def layer_shapes(spec: ModelSpec, layer: int, *, expert_parallel: int = 1) -> Sh
     shapes["gate"] = (moe.routed, spec.hidden)
     if moe.bias:
         shapes["gate_bias"] = (moe.routed,)
-    local = moe.routed // expert_parallel
-    shapes["experts_up"] = (local, 2 * moe.width, spec.hidden)
-    shapes["experts_down"] = (local, spec.hidden, moe.width)
+    local, width = moe.routed // expert_parallel, moe.width // expert_tensor_parallel
+    shapes["experts_up"] = (local, 2 * width, spec.hidden)
+    shapes["experts_down"] = (local, spec.hidden, width)
     if moe.shared:
-        shapes |= _feed_forward(spec, "shared_", moe.shared * moe.width)
+        shapes |= _feed_forward(spec, "shared_", moe.shared * moe.width // tensor_parallel)
     return shapes
 
 

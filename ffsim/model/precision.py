@@ -7,7 +7,8 @@ from typing import Literal
 
 from ffsim.config import ElementBytes, Figure, Shelf, Source, load, spec
 
-Dtype = Literal["bf16", "fp8", "fp8_block", "fp8_block_wgrad"]
+Dtype = Literal["bf16", "tf32", "fp8", "fp8_block", "fp8_block_wgrad"]
+"""Formats of products. FP16 counts as BF16: tensor cores take as long and operands are as large."""
 
 
 @spec
@@ -15,7 +16,7 @@ class Precision:
     """A precision recipe. All byte counts are per element.
 
     Attributes:
-        gemm: format of the linear and expert products (gate, head and attention stay in BF16).
+        gemm: format of the linear and expert products (where it is FP8, gate, head and attention stay in BF16).
         weight_gradient: format of their weight-gradient products.
         quantised_bytes: an operand of a quantised product, its scales included.
         activation_bytes: the residual stream and everything element-wise.
@@ -47,7 +48,12 @@ class Precision:
     @property
     def quantised(self) -> bool:
         """Whether products need their operands cast first."""
-        return self.gemm != "bf16"
+        return self.gemm.startswith("fp8")
+
+    @property
+    def product(self) -> Dtype:
+        """Format of products whose operands are activations as they are: all of them unless some are quantised."""
+        return "bf16" if self.quantised else self.gemm
 
 
 SHELF = Shelf("precision", "precisions", Path(__file__).parent / "precisions")

@@ -159,6 +159,9 @@ class ModelSpec:
         return self.moe is not None and layer >= self.moe.first_dense
 
 
+Layout = Literal["nchw", "nhwc"]
+
+
 @spec
 class CnnSpec:
     """A plain convolutional classifier: stages of 3x3 convolutions, each ended by 2x2 pooling, then linear layers.
@@ -167,14 +170,29 @@ class CnnSpec:
         image: side of the square RGB input.
         stages: output channels of the convolutions of each stage.
         linears: widths of the linear layers.
+        layout: how images lie in memory; fast convolutions want channels last (nhwc) and turn what lies otherwise.
     """
 
     kind: Literal["cnn"]
     title: str
     source: Source
-    image: int
-    stages: tuple[tuple[int, ...], ...]
-    linears: tuple[int, ...]
+    image: Count
+    stages: tuple[tuple[Count, ...], ...]
+    linears: tuple[Count, ...]
+    layout: Layout = "nchw"
+
+    def __post_init__(self) -> None:
+        if not self.linears or not self.stages or not all(self.stages):
+            raise ValueError("stages and linears must not be empty: give at least one width each")
+        if self.image % 2 ** len(self.stages):
+            raise ValueError(
+                f"image {self.image} cannot be halved {len(self.stages)} times: use a multiple of that power"
+            )
+
+    @property
+    def features(self) -> int:
+        """Values per image that reach the first linear layer."""
+        return int(self.stages[-1][-1] * (self.image >> len(self.stages)) ** 2)
 
     @property
     def parameters(self) -> int:
@@ -183,7 +201,7 @@ class CnnSpec:
         for width in (width for stage in self.stages for width in stage):
             total += (9 * channels + 1) * width
             channels = width
-        into = channels * (self.image >> len(self.stages)) ** 2
+        into = self.features
         for width in self.linears:
             total += (into + 1) * width
             into = width

@@ -20,8 +20,20 @@ import numpy as np
 from ffsim.errors import ModelDomainError, Problem
 from ffsim.model.arrays import Array, Dims, Product, Shape, metered
 
-Kind = Literal["gemm", "grouped_gemm", "attention", "index", "elementwise", "view", "dispatch", "combine"]
-Phase = Literal["F", "B", "W"]
+Kind = Literal[
+    "gemm",
+    "grouped_gemm",
+    "batched",
+    "convolution",
+    "attention",
+    "index",
+    "elementwise",
+    "view",
+    "dispatch",
+    "combine",
+    "exchange",
+]
+Phase = Literal["F", "R", "B", "W"]
 Tensors = tuple[Array, ...]
 
 
@@ -44,13 +56,21 @@ class Operator:
     """
 
     def __init__(
-        self, forward: Callable[..., Any], kind: Kind, *, casts: bool, gathers: bool, lasting: tuple[str, ...]
+        self,
+        forward: Callable[..., Any],
+        kind: Kind,
+        *,
+        casts: bool,
+        gathers: bool,
+        lasting: tuple[str, ...],
+        masks: tuple[str, ...],
     ) -> None:
         self.name = forward.__name__
         self.kind = kind
         self.casts = casts
         self.gathers = gathers
         self.lasting = set(lasting)
+        self.masks = frozenset(masks)
         self.gradients: list[Gradient] = []
         self._forward = forward
         options = inspect.signature(forward).parameters
@@ -88,7 +108,12 @@ class Operator:
 
 
 def operator(
-    kind: Kind, *, casts: bool = False, gathers: bool = False, lasting: tuple[str, ...] = ()
+    kind: Kind,
+    *,
+    casts: bool = False,
+    gathers: bool = False,
+    lasting: tuple[str, ...] = (),
+    masks: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Operator]:
     """Turn a NumPy function into an `Operator`.
 
@@ -97,8 +122,9 @@ def operator(
         casts: its result is quantised on the way out where the recipe wants the next operand quantised.
         gathers: it touches only the rows it looks up, not the whole table.
         lasting: inputs that outlive a micro-batch (norm gains, tables), beside those with a weight gradient.
+        masks: inputs of one byte an element that the kernel draws itself, and draws again where it is run again.
     """
-    return lambda forward: Operator(forward, kind, casts=casts, gathers=gathers, lasting=lasting)
+    return lambda forward: Operator(forward, kind, casts=casts, gathers=gathers, lasting=lasting, masks=masks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,6 +32,10 @@ ACTIVITY = {
     "send": "#d55e00",
     "sync": "#a0693a",
     "optimizer": "#8a8f98",
+    "tensor": "#8c6bb1",
+    "context": "#b3a0cf",
+    "expert_tensor": "#5e3c85",
+    "host": "#c9ccd1",
 }
 # What lasts (violet), what comes and goes with micro-batches (sand), what is merely there (grey).
 MEMORY = {

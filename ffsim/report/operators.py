@@ -17,6 +17,8 @@ PIECE_NAMES = {
     "moe": "expert layer",
     "mtp": "MTP module, without its head",
     "head": "head",
+    "convolutions": "convolutions",
+    "classifier": "classifier",
 }
 N_LONGEST = 12
 WORK = ("GFLOP", "MB", "FLOP/B", "us", "of pass", "of roofline")

@@ -28,6 +28,10 @@ LANE_NAMES = {
     "send_next": "pipeline sends, to the next rank",
     "send_previous": "pipeline sends, to the previous rank",
     "sync": "gradient and parameter sync",
+    "tensor": "exchanges of tensor groups",
+    "context": "exchanges of context groups",
+    "expert_tensor": "exchanges of expert-tensor groups",
+    "host": "host, issuing kernels",
 }
 
 

@@ -20,6 +20,7 @@ from ffsim.units import BANDWIDTH, FLOP_RATE, TIME, percent, significant
 COLORS = {"F": ACTIVITY["forward"], "B": ACTIVITY["input_gradient"], "W": ACTIVITY["weight_gradient"]}
 MARKERS = {
     "gemm": ("o", "product"),
+    "convolution": ("D", "convolution"),
     "grouped_gemm": ("s", "expert product"),
     "attention_forward": ("^", "attention"),
     "attention_backward": ("^", "attention"),

@@ -51,6 +51,7 @@ PAIR = "overlapped pair (F above B)"
 ROWS = {
     "compute": (("compute",), 46.0),
     "experts": (("experts",), 46.0),
+    "groups": (("tensor", "context", "expert_tensor"), 30.0),
     "sends": (("send_next", "send_previous"), 16.0),
 }
 KERNEL_NAMES = {
@@ -59,6 +60,10 @@ KERNEL_NAMES = {
     "weight_gradient": "weight gradient",
     "dispatch": "dispatch, gradient of a combine",
     "combine": "combine, gradient of a dispatch",
+    "backward": "backward",
+    "tensor": "tensor group",
+    "context": "context group",
+    "expert_tensor": "expert-tensor group",
     "send": "pipeline send",
 }
 

@@ -6,16 +6,25 @@ from ffsim.schedules.bubbles import (
     dualpipe_v_bubble,
     one_f_one_b_bubble,
     zb1p_bubble,
+    zb_h1_bubble,
+    zb_h2_bubble,
+    zb_v_bubble,
 )
-from ffsim.schedules.data import Family, Message, Op, Schedule
-from ffsim.schedules.dualpipe import DUALPIPE, DUALPIPE_V, dualpipe, dualpipe_v
-from ffsim.schedules.one_f_one_b import ONE_F_ONE_B, one_f_one_b
+from ffsim.schedules.catalogue import SCHEDULES
+from ffsim.schedules.data import Schedule
+from ffsim.schedules.dualpipe import dualpipe, dualpipe_v
+from ffsim.schedules.family import UNIT_TIMES, Family
+from ffsim.schedules.gpipe import gpipe
+from ffsim.schedules.interleaved import interleaved
+from ffsim.schedules.one_f_one_b import one_f_one_b
+from ffsim.schedules.ops import Message, Op
 from ffsim.schedules.replay import MessagePlan, Messages, Replay, fixed_costs, plan_messages, replay
-
-SCHEDULES: dict[str, Family] = {"1f1b": ONE_F_ONE_B, "dualpipe": DUALPIPE, "dualpipev": DUALPIPE_V}
+from ffsim.schedules.zero_bubble import zero_bubble
+from ffsim.schedules.zero_bubble_v import zero_bubble_v
 
 __all__ = [
     "SCHEDULES",
+    "UNIT_TIMES",
     "Family",
     "Message",
     "MessagePlan",
@@ -29,9 +38,16 @@ __all__ = [
     "dualpipe_v",
     "dualpipe_v_bubble",
     "fixed_costs",
+    "gpipe",
+    "interleaved",
     "one_f_one_b",
     "one_f_one_b_bubble",
     "plan_messages",
     "replay",
     "zb1p_bubble",
+    "zb_h1_bubble",
+    "zb_h2_bubble",
+    "zb_v_bubble",
+    "zero_bubble",
+    "zero_bubble_v",
 ]

@@ -2,54 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
 
-OpKind = Literal["F", "B", "Bi", "W", "FB"]
-Direction = Literal["F", "B"]
-
-
-class Op(NamedTuple):
-    """One operation of a rank.
-
-    Attributes:
-        kind: F forward; B full backward; Bi its input-gradient half; W the weight-gradient half put off; FB one
-            overlapped pair, forward of (module, chunk) with full backward of (module2, chunk2).
-        module: which of the rank's stages.
-        chunk: which micro-batch, counted within the module for a schedule that feeds both ends.
-        module2, chunk2: the backward half of a pair.
-    """
-
-    kind: OpKind
-    module: int
-    chunk: int
-    module2: int = -1
-    chunk2: int = -1
-
-    @property
-    def forward(self) -> tuple[int, int] | None:
-        """The (module, chunk) whose forward this is, if any."""
-        return (self.module, self.chunk) if self.kind in {"F", "FB"} else None
-
-    @property
-    def backward(self) -> tuple[int, int] | None:
-        """The (module, chunk) whose input gradient this computes, if any."""
-        if self.kind == "FB":
-            return (self.module2, self.chunk2)
-        return (self.module, self.chunk) if self.kind in {"B", "Bi"} else None
-
-
-class Message(NamedTuple):
-    """One point-to-point message, as one end sees it: ``s`` send or ``r`` receive, with whom, what."""
-
-    end: Literal["s", "r"]
-    peer: int
-    direction: Direction
-    module: int
-    chunk: int
-
+from ffsim.schedules.messages import Groups, group_messages
+from ffsim.schedules.ops import Direction, Op, Transfer
 
 Key = tuple[Direction, int, int, int]
 
@@ -65,7 +23,7 @@ class Schedule:
             through all stages whatever module holds them.
         n_micro_batches: micro-batches per step, over both ends.
         ops: operations per rank.
-        messages: ``messages[rank][i]`` is issued together just before operation i (the last group after the last).
+        groups: messages where the schedule says itself when they are issued; see `messages`.
     """
 
     name: str
@@ -73,7 +31,7 @@ class Schedule:
     both_ends: bool
     n_micro_batches: int
     ops: tuple[tuple[Op, ...], ...]
-    messages: tuple[tuple[tuple[Message, ...], ...], ...]
+    groups: Groups | None = None
 
     @property
     def n_ranks(self) -> int:
@@ -107,6 +65,38 @@ class Schedule:
                 found[self.key("B", rank, *op.backward)] = (rank, position)
         return found
 
+    @cached_property
+    def messages(self) -> Groups:
+        """``messages[rank][i]`` is issued together just before operation i, the last group after the last.
+
+        Where the schedule does not say itself, see `group_messages`.
+        """
+        if self.groups is not None:
+            return self.groups
+        return group_messages([len(ops) for ops in self.ops], self.transfers)
+
+    @cached_property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """Every result that another rank needs, in the order of the operations that need them, rank after rank."""
+        found = []
+        for rank, position, op in self.walk():
+            for key, module in self.inputs(rank, op):
+                source = self.producers[key]
+                if source[0] != rank:
+                    sender = self.placement[source[0]].index(key[1])
+                    found.append(Transfer(source, (rank, position), key[0], sender, module, key[3]))
+        return tuple(found)
+
+    def inputs(self, rank: int, op: Op) -> list[tuple[Key, int]]:
+        """What an operation needs from other stages, and for which module."""
+        found = []
+        halves: tuple[tuple[Direction, tuple[int, int] | None], ...] = (("F", op.forward), ("B", op.backward))
+        for direction, half in halves:
+            key = None if half is None else self.needs(self.key(direction, rank, *half))
+            if half is not None and key is not None:
+                found.append((key, half[0]))
+        return found
+
     def walk(self) -> Iterator[tuple[int, int, Op]]:
         """Every (rank, position, operation)."""
         for rank, ops in enumerate(self.ops):
@@ -133,57 +123,14 @@ class Schedule:
         return tuple(peaks)
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A kind of schedule.
-
-    Attributes:
-        build: the schedule of so many ranks and micro-batches.
-        check: raises the same errors without building it.
-        stages_per_rank: stages the model is cut into, per rank.
-        both_ends: see `Schedule`; every stage is held twice.
-    """
-
-    build: Callable[[int, int], Schedule]
-    check: Callable[[int, int], None]
-    stages_per_rank: int
-    both_ends: bool = False
-
-
-class RankRecorder:
-    """Collects the operations and message groups of one rank, as a program for that rank would issue them."""
-
-    def __init__(self, schedule_placement: tuple[tuple[int, ...], ...], rank: int, *, both_ends: bool) -> None:
-        self._placement = schedule_placement
-        self._rank = rank
-        self._both_ends = both_ends
-        self._last_stage = max(stage for modules in schedule_placement for stage in modules)
-        self._holders = {
-            (stage, module if both_ends else 0): holder
-            for holder, modules in enumerate(schedule_placement)
-            for module, stage in enumerate(modules)
-        }
-        self._pending: list[Message] = []
-        self.ops: list[Op] = []
-        self.groups: list[tuple[Message, ...]] = []
-
-    def add(self, op: Op) -> None:
-        """Issue the messages that wait, then the operation."""
-        self.flush()
-        self.ops.append(op)
-
-    def flush(self) -> None:
-        """Issue the messages that wait."""
-        self.groups.append(tuple(self._pending))
-        self._pending = []
-
-    def message(self, end: Literal["s", "r"], direction: Direction, module: int, chunk: int) -> None:
-        """Send a result on or receive an input, unless it stays on the rank or there is none."""
-        stage = self._placement[self._rank][module]
-        onward = (direction == "F") == (end == "s")
-        other = stage + 1 if onward else stage - 1
-        if not 0 <= other <= self._last_stage:
-            return
-        peer = self._holders[other, module if self._both_ends else 0]
-        if peer != self._rank:
-            self._pending.append(Message(end, peer, direction, module, chunk))
+def from_orders(
+    name: str, placement: tuple[tuple[int, ...], ...], n_micro_batches: int, orders: Sequence[Sequence[Op]]
+) -> Schedule:
+    """A schedule that feeds one end and is told by the order of operations on each rank."""
+    return Schedule(
+        name=name,
+        placement=placement,
+        both_ends=False,
+        n_micro_batches=n_micro_batches,
+        ops=tuple(tuple(ops) for ops in orders),
+    )

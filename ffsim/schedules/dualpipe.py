@@ -12,7 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from ffsim.schedules.data import Family, Op, RankRecorder, Schedule
+from ffsim.schedules.bubbles import dualpipe_bubble, dualpipe_v_bubble
+from ffsim.schedules.data import Schedule
+from ffsim.schedules.family import Family, Request, nearest
+from ffsim.schedules.ops import Op
+from ffsim.schedules.recorder import RankRecorder
 
 
 def dualpipe(n_ranks: int, n_micro_batches: int) -> Schedule:
@@ -28,7 +32,10 @@ def dualpipe(n_ranks: int, n_micro_batches: int) -> Schedule:
     >>> "".join(op.kind + " " for op in dualpipe(2, 4).ops[0])
     'F F F B FB B Bi W '
     """
-    _check(n_ranks, n_micro_batches)
+    return DUALPIPE.build(n_ranks, n_micro_batches)
+
+
+def _make(n_ranks: int, n_micro_batches: int) -> Schedule:
     placement = tuple((rank, n_ranks - 1 - rank) for rank in range(n_ranks))
     half = n_ranks // 2
     recorders = []
@@ -50,7 +57,10 @@ def dualpipe_v(n_ranks: int, n_micro_batches: int) -> Schedule:
     Raises:
         ValueError: too few micro-batches.
     """
-    _check_v(n_ranks, n_micro_batches)
+    return DUALPIPE_V.build(n_ranks, n_micro_batches)
+
+
+def _make_v(n_ranks: int, n_micro_batches: int) -> Schedule:
     placement = tuple((rank, 2 * n_ranks - 1 - rank) for rank in range(n_ranks))
     recorders = []
     for rank in range(n_ranks):
@@ -69,29 +79,52 @@ def _schedule(
         both_ends=both_ends,
         n_micro_batches=n,
         ops=tuple(tuple(recorder.ops) for recorder in recorders),
-        messages=tuple(tuple(recorder.groups) for recorder in recorders),
+        groups=tuple(tuple(recorder.groups) for recorder in recorders),
     )
 
 
-def _check(n_ranks: int, n_micro_batches: int) -> None:
-    if n_ranks < 2 or n_ranks % 2:
-        raise ValueError(f"dualpipe needs an even number of pipeline ranks, got {n_ranks}")
+def _obstacle(request: Request) -> str | None:
+    n_ranks, n_micro_batches = request.n_ranks, request.n_micro_batches
+    if n_ranks % 2:
+        return f"dualpipe needs an even number of pipeline ranks, got {n_ranks}: use {nearest(n_ranks, 2)}"
     if n_micro_batches % 2 or n_micro_batches < 2 * n_ranks:
-        raise ValueError(
+        return (
             f"dualpipe over {n_ranks} ranks needs an even number of at least {2 * n_ranks} micro-batches, "
-            f"got {n_micro_batches}"
+            f"got {n_micro_batches}: use {nearest(n_micro_batches, 2, at_least=2 * n_ranks)}"
         )
+    return None
 
 
-def _check_v(n_ranks: int, n_micro_batches: int) -> None:
-    if n_ranks < 1 or n_micro_batches < 2 * n_ranks:
-        raise ValueError(
-            f"dualpipev over {n_ranks} ranks needs at least {2 * n_ranks} micro-batches, got {n_micro_batches}"
+def _obstacle_v(request: Request) -> str | None:
+    n_ranks, n_micro_batches = request.n_ranks, request.n_micro_batches
+    if n_micro_batches < 2 * n_ranks:
+        return (
+            f"dualpipev over {n_ranks} ranks needs at least {2 * n_ranks} micro-batches, "
+            f"got {n_micro_batches}: use {2 * n_ranks}"
         )
+    return None
 
 
-DUALPIPE = Family(dualpipe, _check, stages_per_rank=1, both_ends=True)
-DUALPIPE_V = Family(dualpipe_v, _check_v, stages_per_rank=2)
+DUALPIPE = Family(
+    name="dualpipe",
+    title="micro-batches from both ends; forward and backward overlap in pairs; two copies of the weights",
+    make=lambda request: _make(request.n_ranks, request.n_micro_batches),
+    obstacle=_obstacle,
+    bubble_form=lambda request: dualpipe_bubble(request.n_ranks, request.times),
+    activations_form=lambda request: (request.n_ranks + 1.0,) * request.n_ranks,
+    both_ends=True,
+    splits_backward=True,
+)
+DUALPIPE_V = Family(
+    name="dualpipev",
+    title="DualPipe cut in half: two stages per rank in a V, one copy of the weights",
+    make=lambda request: _make_v(request.n_ranks, request.n_micro_batches),
+    obstacle=_obstacle_v,
+    bubble_form=lambda request: dualpipe_v_bubble(request.n_ranks, request.times),
+    activations_form=lambda request: (request.n_ranks + 0.5,) * request.n_ranks,
+    stages_per_rank=2,
+    splits_backward=True,
+)
 
 
 class _Program:

@@ -5,7 +5,10 @@ Source: Narayanan et al. 2019 (PipeDream-Flush), 2021 (arXiv 2104.04473).
 
 from __future__ import annotations
 
-from ffsim.schedules.data import Family, Op, RankRecorder, Schedule
+from ffsim.schedules.bubbles import one_f_one_b_bubble
+from ffsim.schedules.data import Schedule, from_orders
+from ffsim.schedules.family import Family, Request, no_obstacle
+from ffsim.schedules.ops import Op
 
 
 def one_f_one_b(n_ranks: int, n_micro_batches: int) -> Schedule:
@@ -21,47 +24,32 @@ def one_f_one_b(n_ranks: int, n_micro_batches: int) -> Schedule:
     >>> [op.kind for op in one_f_one_b(2, 3).ops[0]]
     ['F', 'F', 'B', 'F', 'B', 'B']
     """
-    _check(n_ranks, n_micro_batches)
+    return ONE_F_ONE_B.build(n_ranks, n_micro_batches)
+
+
+def _make(n_ranks: int, n_micro_batches: int) -> Schedule:
     placement = tuple((rank,) for rank in range(n_ranks))
-    ranks = [_rank(placement, rank, n_micro_batches) for rank in range(n_ranks)]
-    return Schedule(
-        name="1f1b",
-        placement=placement,
-        both_ends=False,
-        n_micro_batches=n_micro_batches,
-        ops=tuple(tuple(recorder.ops) for recorder in ranks),
-        messages=tuple(tuple(recorder.groups) for recorder in ranks),
-    )
+    forwards = [Op("F", 0, chunk) for chunk in range(n_micro_batches)]
+    backwards = [Op("B", 0, chunk) for chunk in range(n_micro_batches)]
+    orders = []
+    for rank in range(n_ranks):
+        ahead = min(n_ranks - rank - 1, n_micro_batches)
+        order = forwards[:ahead]
+        for forward, backward in zip(forwards[ahead:], backwards, strict=False):
+            order += (forward, backward)
+        orders.append(order + backwards[n_micro_batches - ahead :])
+    return from_orders("1f1b", placement, n_micro_batches, orders)
 
 
-def _check(n_ranks: int, n_micro_batches: int) -> None:
-    if n_ranks < 1 or n_micro_batches < 1:
-        raise ValueError(f"1f1b needs at least one rank and one micro-batch, got {n_ranks=}, {n_micro_batches=}")
+def _activations(request: Request) -> tuple[float, ...]:
+    return tuple(float(min(request.n_micro_batches, request.n_ranks - rank)) for rank in range(request.n_ranks))
 
 
-ONE_F_ONE_B = Family(one_f_one_b, _check, stages_per_rank=1)
-
-
-def _rank(placement: tuple[tuple[int, ...], ...], rank: int, n: int) -> RankRecorder:
-    recorder = RankRecorder(placement, rank, both_ends=False)
-    warm_up = min(len(placement) - rank - 1, n)
-
-    def forward(chunk: int) -> None:
-        recorder.message("r", "F", 0, chunk)
-        recorder.add(Op("F", 0, chunk))
-        recorder.message("s", "F", 0, chunk)
-
-    def backward(chunk: int) -> None:
-        recorder.message("r", "B", 0, chunk)
-        recorder.add(Op("B", 0, chunk))
-        recorder.message("s", "B", 0, chunk)
-
-    for chunk in range(warm_up):
-        forward(chunk)
-    for chunk in range(n - warm_up):
-        forward(warm_up + chunk)
-        backward(chunk)
-    for chunk in range(n - warm_up, n):
-        backward(chunk)
-    recorder.flush()
-    return recorder
+ONE_F_ONE_B = Family(
+    name="1f1b",
+    title="one forward and one backward in turn (PipeDream-Flush)",
+    make=lambda request: _make(request.n_ranks, request.n_micro_batches),
+    obstacle=no_obstacle,
+    bubble_form=lambda request: one_f_one_b_bubble(request.n_ranks, request.times),
+    activations_form=_activations,
+)

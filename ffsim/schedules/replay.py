@@ -9,7 +9,8 @@ import numpy as np
 
 from ffsim.engine import NO_LANE, Costs, Csr, TaskGraph, Timeline, execute
 from ffsim.schedules.bubbles import OpTimes
-from ffsim.schedules.data import Key, Message, Op, Schedule
+from ffsim.schedules.data import Schedule
+from ffsim.schedules.ops import Message
 
 Messages = Literal["overlapped", "blocking", "rendezvous"]
 
@@ -21,17 +22,24 @@ class Replay:
     Attributes:
         makespan: end of the last operation.
         busy: per rank, time in operations.
+        span: per rank, from the start of its first to the end of its last operation.
         timeline: start and end of every operation, rank after rank.
     """
 
     makespan: float
     busy: tuple[float, ...]
+    span: tuple[float, ...]
     timeline: Timeline
 
     @property
     def bubble(self) -> tuple[float, ...]:
         """Per rank, makespan less busy time."""
         return tuple(self.makespan - busy for busy in self.busy)
+
+    @property
+    def span_bubble(self) -> tuple[float, ...]:
+        """Per rank, span less busy time: what is idle where ranks need not wait for each other between steps."""
+        return tuple(span - busy for span, busy in zip(self.span, self.busy, strict=True))
 
 
 def replay(schedule: Schedule, times: OpTimes, *, latency: float = 0.0, messages: Messages = "overlapped") -> Replay:
@@ -54,7 +62,9 @@ def replay(schedule: Schedule, times: OpTimes, *, latency: float = 0.0, messages
     timeline = execute(graph, fixed_costs(durations))
     spent = (timeline.end_s - timeline.start_s)[:n_ops]
     busy = np.bincount(np.array(lane[:n_ops]), weights=spent, minlength=schedule.n_ranks)
-    return Replay(float(timeline.end_s[:n_ops].max()), tuple(busy.tolist()), timeline)
+    last = np.cumsum([len(ops) for ops in schedule.ops])
+    span = timeline.end_s[last - 1] - timeline.start_s[np.append(0, last[:-1])]
+    return Replay(float(timeline.end_s[:n_ops].max()), tuple(busy.tolist()), tuple(span.tolist()), timeline)
 
 
 def fixed_costs(durations: list[float]) -> Costs:
@@ -95,7 +105,7 @@ def _by_data(schedule: Schedule, first: list[int]) -> MessagePlan:
     edges: list[tuple[int, int]] = []
     ends: list[tuple[int, int]] = []
     for rank, position, op in schedule.walk():
-        for key in _inputs(schedule, rank, op):
+        for key, _ in schedule.inputs(rank, op):
             producer = schedule.producers[key]
             source, target = first[producer[0]] + producer[1], first[rank] + position
             if producer[0] == rank:
@@ -105,16 +115,6 @@ def _by_data(schedule: Schedule, first: list[int]) -> MessagePlan:
                 edges += [(source, message), (message, target)]
                 ends.append((producer[0], rank))
     return MessagePlan(edges, ends)
-
-
-def _inputs(schedule: Schedule, rank: int, op: Op) -> list[Key]:
-    """What an operation needs from other stages."""
-    found: list[Key | None] = []
-    if op.forward is not None:
-        found.append(schedule.needs(schedule.key("F", rank, *op.forward)))
-    if op.backward is not None:
-        found.append(schedule.needs(schedule.key("B", rank, *op.backward)))
-    return [key for key in found if key is not None]
 
 
 def _by_groups(schedule: Schedule, first: list[int], *, rendezvous: bool) -> MessagePlan:

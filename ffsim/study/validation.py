@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from ffsim.config import Shelf, TaggedBy, build, read_document, spec
 from ffsim.economics import network_cost
@@ -18,15 +18,7 @@ from ffsim.errors import Problem, ScenarioError
 from ffsim.hardware import Switch, load_part
 from ffsim.model.parameters import count_parameters, kv_elements_per_token, train_flop_per_token
 from ffsim.model.spec import ModelSpec, load_any_model
-from ffsim.schedules import (
-    SCHEDULES,
-    OpTimes,
-    dualpipe_bubble,
-    dualpipe_v_bubble,
-    one_f_one_b_bubble,
-    replay,
-    zb1p_bubble,
-)
+from ffsim.schedules import SCHEDULES, OpTimes, replay
 from ffsim.study.collective import subject_quantities
 from ffsim.study.collective_result import CollectiveResult
 from ffsim.study.collective_spec import BARRIER_SIZES, CollectiveSubject
@@ -38,6 +30,7 @@ from ffsim.topology import SHELF as CLUSTERS
 from ffsim.topology import FabricOfSwitches, build_topology, full_network, load_cluster
 from ffsim.training import SHELF as WORKLOADS
 from ffsim.training import Depth
+from ffsim.training.spec import ScheduleName
 
 BF16_BYTES = 2
 Answer = dict[str, Any]
@@ -79,18 +72,22 @@ class ClusterSubject:
 
 @spec
 class ScheduleSubject:
-    """A schedule with durations per operation.
+    """A schedule with durations per operation on one stage.
 
-    Quantities: ``bubble`` (replayed, largest of a rank), ``makespan``, ``formula_bubble``, ``peak_activations``.
+    Quantities: ``bubble`` (replayed from the start of the step, largest of a rank), ``span_bubble`` (replayed, of a
+    rank from its own first operation to its last), ``makespan``, ``formula_bubble``; ``peak_activations`` and, held
+    until the weight gradient and in shares of a rank, ``held_activations`` and ``formula_activations``.
     """
 
-    name: Literal["1f1b", "zb1p", "dualpipe", "dualpipev"]
+    name: ScheduleName
     pp: int
     micro_batches: int
     forward: float
     input_gradient: float
     weight_gradient: float
     pair: float | None = None
+    chunks: int = 1
+    message: float = 0.0
 
 
 @spec
@@ -266,7 +263,10 @@ def _quantity(row: Row, answers: dict[Scenario, Answer]) -> float:
     if row.network is not None:
         return _look_up(row, _network_quantities(row.network))
     assert row.schedule is not None
-    return _look_up(row, _schedule_quantities(row.schedule))
+    try:
+        return _look_up(row, _schedule_quantities(row.schedule))
+    except ValueError as error:
+        raise ScenarioError(Problem(where=row.id, path="schedule", what=str(error))) from None
 
 
 def _look_up(row: Row, quantities: dict[str, float]) -> float:
@@ -353,19 +353,22 @@ def _schedule_quantities(subject: ScheduleSubject) -> dict[str, float]:
         weight_gradient=subject.weight_gradient,
         pair=subject.pair,
     )
-    formulas = {
-        "1f1b": one_f_one_b_bubble,
-        "zb1p": zb1p_bubble,
-        "dualpipe": dualpipe_bubble,
-        "dualpipev": dualpipe_v_bubble,
+    family, counts = SCHEDULES[subject.name], (subject.pp, subject.micro_batches)
+    schedule = family.build(*counts, chunks=subject.chunks, times=times, message_s=subject.message)
+    played = replay(schedule, times, latency=subject.message)
+    chunks = len(schedule.placement[0])
+    held = max(schedule.peak_activations(until_weight_gradient=True))
+    quantities = {
+        "bubble": max(played.bubble),
+        "span_bubble": max(played.span_bubble),
+        "makespan": played.makespan,
+        "peak_activations": float(max(schedule.peak_activations())),
+        "held_activations": held / family.stages(chunks),
     }
-    quantities = {"formula_bubble": formulas[subject.name](subject.pp, times)}
-    if subject.name in SCHEDULES:
-        schedule = SCHEDULES[subject.name].build(subject.pp, subject.micro_batches)
-        played = replay(schedule, times)
-        quantities["bubble"] = max(played.bubble)
-        quantities["makespan"] = played.makespan
-        quantities["peak_activations"] = float(max(schedule.peak_activations()))
+    if (bubble := family.bubble(*counts, chunks, times)) is not None:
+        quantities["formula_bubble"] = bubble
+    if (peak := family.activations(*counts, chunks)) is not None:
+        quantities["formula_activations"] = max(peak)
     return quantities
 
 

@@ -11,10 +11,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffsim.engine import Costs
-from ffsim.schedules import OpTimes, dualpipe_bubble, dualpipe_v_bubble, one_f_one_b_bubble
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
+from ffsim.schedules import SCHEDULES, OpTimes, Schedule, one_f_one_b_bubble, replay
+from ffsim.training.blocks import (
+    ComputeSlot,
+    ExchangeSlot,
+    GroupSlot,
+    HostSlot,
+    OptimizerSlot,
+    SendSlot,
+    SyncSlot,
+)
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
+
+MESSAGES = (SendSlot, SyncSlot, ExchangeSlot, GroupSlot)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,39 +53,40 @@ def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int =
         costs: what the tasks cost.
         ranks_per_port: most pipeline ranks that share a NIC: their messages may all wait for each other.
 
-    Source: bubble formulas of arXiv 2412.19437 Table 2 (`ffsim.schedules.bubbles`). The upper bound uses them where
-    they are exact: with F and Bi raised to the larger of F, Bi and W.
+    Source: bubble formulas of `ffsim.schedules.bubbles`. The upper bound uses them where they are exact: with F and Bi
+    raised to the larger of F, Bi and W. Where the order of a schedule depends on durations, no formula is exact for
+    all orders; there the order itself is replayed with the longest durations.
     """
-    messages = np.array([isinstance(slot, SendSlot | SyncSlot | ExchangeSlot) for slot in program.slots])
+    messages = np.array([isinstance(slot, MESSAGES) for slot in program.slots])
     idle: list[float] = np.where(messages, ranks_per_port * costs.idle_s, costs.idle_s).tolist()
-    compute, traffic = _per_operation(program, idle)
+    compute, host, traffic = per_operation(program, idle)
     kinds: list[str] = [op.kind for _, op in program.ops]
-    spent = [max(a, b) if kind == "FB" else a + b for a, b, kind in zip(compute, traffic, kinds, strict=True)]
-    computing, busy = _per_rank(program, layout, compute), _per_rank(program, layout, spent)
-    after = [_after(program.slots, idle, rank) for rank in range(layout.pp)]
-    send = max((idle[n] for n, slot in enumerate(program.slots) if isinstance(slot, SendSlot)), default=0.0)
+    held = [max(pair) for pair in zip(compute, host, strict=True)]
+    spent = [max(a, b) if kind == "FB" else a + b for a, b, kind in zip(held, traffic, kinds, strict=True)]
+    busy = _per_rank(program, layout, spent)
+    after = _after(program, idle, layout)
+    send = _longest_send(program, idle)
     sync = max(step + gather for _, step, gather in after) + max(reduce for reduce, _, _ in after)
 
-    serial = _longest(kinds, [a + b for a, b in zip(compute, traffic, strict=True)])
-    mean = _mean(kinds, spent)
-    upper = _uniform(layout, _exact(serial, send)) + sync
-    estimate = max(busy) + _bubble(layout, mean) + sync
-    lower = max(computing[rank] + after[rank][1] for rank in range(layout.pp))
+    serial = _longest(kinds, [a + b for a, b in zip(held, traffic, strict=True)])
+    upper = _upper(layout, serial, send) + sync
+    estimate = max(busy) + _bubble(layout, mean_times(kinds, spent)) + sync
+    least = zip(_per_rank(program, layout, compute), _per_rank(program, layout, host), after, strict=True)
+    lower = max(max(computing, issuing) + step for computing, issuing, (_, step, _) in least)
     return Bounds(lower=lower, upper=upper, estimate=min(max(estimate, lower), upper))
 
 
-def _per_operation(program: Program, idle: list[float]) -> tuple[list[float], list[float]]:
-    """Compute and expert-transfer seconds of every operation."""
-    compute, traffic = [0.0] * len(program.ops), [0.0] * len(program.ops)
-    for op, slot in zip(program.op.tolist(), program.graph.slot.tolist(), strict=True):
-        if op < 0:
-            continue
-        kind = program.slots[slot]
-        if isinstance(kind, ComputeSlot):
-            compute[op] += idle[slot]
-        elif isinstance(kind, ExchangeSlot):
-            traffic[op] += idle[slot]
-    return compute, traffic
+def per_operation(program: Program, idle: list[float]) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of computing, of the host and of exchanges in every operation."""
+    kinds: tuple[tuple[type, ...], ...] = ((ComputeSlot,), (HostSlot,), (ExchangeSlot, GroupSlot))
+    inside = program.op >= 0
+    op, slot = program.op[inside], program.graph.slot[inside]
+    totals = []
+    for each in kinds:
+        seconds = np.array([idle[number] if isinstance(of, each) else 0.0 for number, of in enumerate(program.slots)])
+        totals.append(np.bincount(op, weights=seconds[slot], minlength=len(program.ops)).tolist())
+    compute, host, traffic = totals
+    return compute, host, traffic
 
 
 def _per_rank(program: Program, layout: Layout, seconds: list[float]) -> list[float]:
@@ -86,18 +97,23 @@ def _per_rank(program: Program, layout: Layout, seconds: list[float]) -> list[fl
     return totals
 
 
-def _after(slots: tuple[Slot, ...], idle: list[float], rank: int) -> tuple[float, float, float]:
-    """Reduction, optimizer and gathering seconds of a rank after the pipeline."""
-    reduce = step = gather = 0.0
-    for number, slot in enumerate(slots):
-        if isinstance(slot, SyncSlot) and slot.rank == rank:
-            if slot.operation == "gather":
-                gather += idle[number]
-            else:
-                reduce += idle[number]
-        elif isinstance(slot, OptimizerSlot) and slot.rank == rank:
-            step = idle[number]
-    return reduce, step, gather
+def _longest_send(program: Program, idle: list[float]) -> float:
+    """The longest message between stages, with what the receivers gather of it."""
+    sends = [idle[number] for number, slot in enumerate(program.slots) if isinstance(slot, SendSlot)]
+    slots = {program.graph.slot[task] for task in np.flatnonzero((program.op < 0) & (program.category == "tensor"))}
+    return max(sends, default=0.0) + max((idle[slot] for slot in slots), default=0.0)
+
+
+def _after(program: Program, idle: list[float], layout: Layout) -> list[tuple[float, float, float]]:
+    """Reduction, optimizer and gathering seconds of every rank, all tasks in a row."""
+    counts = np.bincount(program.graph.slot, minlength=len(program.slots)).tolist()
+    totals = [[0.0, 0.0, 0.0] for _ in range(layout.pp)]
+    for number, slot in enumerate(program.slots):
+        if isinstance(slot, SyncSlot):
+            totals[slot.rank][2 if slot.operation == "gather" else 0] += counts[number] * idle[number]
+        elif isinstance(slot, OptimizerSlot):
+            totals[slot.rank][1] += idle[number]
+    return [(reduce, step, gather) for reduce, step, gather in totals]
 
 
 def _longest(kinds: list[str], seconds: list[float]) -> dict[str, float]:
@@ -107,13 +123,14 @@ def _longest(kinds: list[str], seconds: list[float]) -> dict[str, float]:
     return result
 
 
-def _mean(kinds: list[str], seconds: list[float]) -> OpTimes:
+def mean_times(kinds: list[str], seconds: list[float]) -> OpTimes:
+    """Mean durations of the operations of each kind."""
     totals: dict[str, list[float]] = {}
     for kind, value in zip(kinds, seconds, strict=True):
         totals.setdefault(kind, []).append(value)
     means = {kind: sum(values) / len(values) for kind, values in totals.items()}
-    forward, backward = means.get("F", 0.0), means.get("B", means.get("Bi", 0.0))
-    weight = means.get("W", 0.0)
+    forward, weight = means.get("F", 0.0), means.get("W", 0.0)
+    backward = means.get("B", means.get("Bi", 0.0) + weight)
     return OpTimes(
         forward=forward,
         input_gradient=backward - weight,
@@ -123,26 +140,38 @@ def _mean(kinds: list[str], seconds: list[float]) -> OpTimes:
     )
 
 
-def _exact(longest: dict[str, float], send: float) -> OpTimes:
-    """Durations no shorter than any of their kind, in the range where the bubble formulas are exact."""
+def _upper(layout: Layout, longest: dict[str, float], send: float) -> float:
+    """Step of a schedule in which no operation is shorter than the longest of its kind and its message."""
+    schedule = layout.schedule
+    if SCHEDULES[schedule.name].needs_times:
+        return _replayed(schedule, longest, send)
     weight = longest.get("W", 0.0)
-    half = max(
+    half = send + max(
         longest.get("F", 0.0),
         longest.get("Bi", 0.0),
         longest.get("B", 0.0) - weight,
         (longest.get("FB", 0.0) - weight) / 2,
         weight,
     )
-    return OpTimes(forward=half + send, input_gradient=half + send, weight_gradient=weight)
-
-
-def _uniform(layout: Layout, t: OpTimes) -> float:
-    """Step of a schedule whose operations take the same time on every rank."""
-    modules = len(layout.schedule.placement[0])
-    passes = layout.n_micro_batches * (1 if layout.schedule.both_ends else modules)
+    t = OpTimes(forward=half, input_gradient=half, weight_gradient=weight)
+    modules = len(schedule.placement[0])
+    passes = layout.n_micro_batches * (1 if schedule.both_ends else modules)
     return passes * t.fb + _bubble(layout, t)
 
 
+def _replayed(schedule: Schedule, longest: dict[str, float], send: float) -> float:
+    times = OpTimes(
+        forward=longest.get("F", 0.0) + send,
+        input_gradient=longest.get("Bi", 0.0) + send,
+        weight_gradient=longest.get("W", 0.0),
+        backward=longest.get("B", 0.0) + send,
+        pair=longest.get("FB", 0.0) + send,
+    )
+    return replay(schedule, times, latency=send, messages="rendezvous").makespan
+
+
 def _bubble(layout: Layout, t: OpTimes) -> float:
-    formula = {"1f1b": one_f_one_b_bubble, "dualpipe": dualpipe_bubble, "dualpipev": dualpipe_v_bubble}
-    return max(0.0, formula[layout.schedule.name](layout.pp, t))
+    """The closed form of the schedule; that of 1F1B, which idles longer, where there is none."""
+    family, chunks = SCHEDULES[layout.schedule.name], len(layout.schedule.placement[0])
+    bubble = family.bubble(layout.pp, layout.n_micro_batches, chunks, t)
+    return max(0.0, one_f_one_b_bubble(layout.pp, t) if bubble is None else bubble)

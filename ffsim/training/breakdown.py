@@ -9,15 +9,16 @@ import numpy as np
 
 from ffsim.engine import Timeline
 from ffsim.training.blocks import LANES, ComputeSlot, SendSlot
-from ffsim.training.costs import FAMILIES, PieceTimes
+from ffsim.training.costs import FAMILIES, PHASES, PieceTimes, phases_of
 from ffsim.training.program import Program
 
 Floats = np.ndarray[Any, Any]
 Ints = np.ndarray[Any, Any]
 
-COMPUTE_CAUSES = ("forward", "input_gradient", "weight_gradient")
+PHASE_CAUSES = {"F": "forward", "R": "recomputation", "B": "input_gradient", "W": "weight_gradient"}
 FAMILY_NAMES = {
     "gemm": "products",
+    "convolution": "products",
     "grouped_gemm": "expert_products",
     "attention_forward": "attention",
     "attention_backward": "attention",
@@ -29,10 +30,16 @@ FAMILY_NAMES = {
 EXPOSED = {
     "dispatch": "exposed/dispatch",
     "combine": "exposed/combine",
+    "tensor": "exposed/tensor",
+    "context": "exposed/context",
+    "expert_tensor": "exposed/expert_tensor",
+    "parameters": "exposed/parameters",
     "sync": "exposed/gradient_sync",
     "send": "exposed/pipeline_send",
+    "host": "host",
 }
 BUBBLE = "bubble"
+ALWAYS_LISTED = ("dispatch", "combine", "send", "sync")
 ROUNDING = 1e-12  # of the step: less than this is no bubble
 
 
@@ -67,11 +74,12 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
     on_compute = program.graph.lane % len(LANES) == LANES.index("compute")
     on_compute &= program.graph.lane >= 0
     seconds = timeline.end_s - timeline.start_s
-    for cause in COMPUTE_CAUSES:
-        rows = on_compute & (program.category == cause)
-        for family in FAMILIES:
-            column = shares[program.graph.slot[rows], FAMILIES.index(family)] * seconds[rows]
-            per_rank = np.bincount(program.rank[rows], weights=column, minlength=n_ranks)
+    for number, cause in enumerate(PHASE_CAUSES.values()):
+        for column, family in enumerate(FAMILIES):
+            share = shares[:, number, column]
+            rows = on_compute & (share > 0)[program.graph.slot]
+            spent = share[program.graph.slot[rows]] * seconds[rows]
+            per_rank = np.bincount(program.rank[rows], weights=spent, minlength=n_ranks)
             exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank
     rows = program.category == "optimizer"
     exposed["optimizer"] += np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
@@ -81,26 +89,26 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
             exposed[name][rank] += value
         left = step_s - sum(float(column[rank]) for column in exposed.values())
         exposed[BUBBLE][rank] = left if left > ROUNDING * step_s else 0.0
-    for cause in ("dispatch", "combine", "send", "sync"):
+    for cause in EXPOSED:
         rows = program.category == cause
-        busy[cause] = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+        if cause in ALWAYS_LISTED or rows.any():
+            busy[cause] = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
     busy["compute"] = np.bincount(program.rank[on_compute], weights=seconds[on_compute], minlength=n_ranks)
     return Breakdown(exposed, busy, _operations(program, timeline, n_ranks))
 
 
 def _names() -> list[str]:
     leaves = list(dict.fromkeys(FAMILY_NAMES.values()))
-    compute = [f"compute/{cause}/{leaf}" for cause in COMPUTE_CAUSES for leaf in leaves]
+    compute = [f"compute/{cause}/{leaf}" for cause in PHASE_CAUSES.values() for leaf in leaves]
     return [*compute, "optimizer", *EXPOSED.values(), BUBBLE]
 
 
 def _compute_shares(program: Program, times: PieceTimes) -> Floats:
-    """``[n_slots, n_families]`` share of each compute slot's time."""
-    shares = np.zeros((len(program.slots), len(FAMILIES)))
+    """``[n_slots, n_phases, n_families]`` share of each compute slot's time."""
+    shares = np.zeros((len(program.slots), len(PHASES), len(FAMILIES)))
     for number, slot in enumerate(program.slots):
-        if isinstance(slot, ComputeSlot):
-            row = times.seconds[list(slot.entries)].sum(axis=0)
-            shares[number] = row / row.sum() if row.sum() > 0 else 0.0
+        if isinstance(slot, ComputeSlot) and (total := times.total(slot.entries)) > 0:
+            np.add.at(shares[number], phases_of(slot.entries), times.seconds[list(slot.entries)] / total)
     return shares
 
 

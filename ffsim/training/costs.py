@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,28 +18,36 @@ from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.parameters import count
 from ffsim.model.pieces import PieceKind, Workpiece, lower_piece, piece_shapes
+from ffsim.model.tape import Phase
 from ffsim.training.inputs import Inputs
 
 Floats = np.ndarray[Any, Any]
 Ints = np.ndarray[Any, Any]
 
 PIECES: tuple[PieceKind, ...] = get_args(PieceKind)
-PHASES = ("F", "B", "W")
-N_SEGMENTS = 3
+PHASES: tuple[Phase, ...] = get_args(Phase)
+MAX_SEGMENTS = 16
 FAMILIES: tuple[Family, ...] = get_args(Family)
-Condition = Literal["alone", "beside"]
+Condition = Literal["alone", "beside", "overlapped"]
+"""What else the GPU does meanwhile: nothing, expert traffic by SMs set aside for it, NCCL's kernels."""
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 
 ROW_MAPPING = Row(name="feed_forward/dispatch/map rows", phase="F", segment=1, family="elementwise")
 """Working out where tokens go: as long as `ExpertKernels.row_mapping` says, its FLOP and bytes are not counted."""
 
-TABLE_SHAPE = (len(PIECES), len(PHASES), N_SEGMENTS, len(CONDITIONS), len(FAMILIES))
+TABLE_SHAPE = (len(PIECES), len(PHASES), MAX_SEGMENTS, len(CONDITIONS), len(FAMILIES))
 
 
-def entry(piece: PieceKind, phase: str, segment: int, condition: Condition) -> int:
+def entry(piece: PieceKind, phase: Phase, segment: int, condition: Condition) -> int:
     """Row of `PieceTimes.seconds` (before the family axis) as one flat number."""
-    index = (PIECES.index(piece), PHASES.index(phase), segment, CONDITIONS.index(condition))
-    return int(np.ravel_multi_index(index, TABLE_SHAPE[:-1]))
+    number = PIECES.index(piece) * len(PHASES) + PHASES.index(phase)
+    return (number * MAX_SEGMENTS + segment) * len(CONDITIONS) + CONDITIONS.index(condition)
+
+
+def phases_of(entries: Sequence[int]) -> Ints:
+    """``[n]`` index into `PHASES` of some entries."""
+    phases: Ints = np.unravel_index(np.asarray(entries, dtype=np.int64), TABLE_SHAPE[:-1])[1]
+    return phases
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +56,21 @@ class PieceTimes:
 
     Attributes:
         seconds: ``[n_entries, n_families]``, one row per (piece, phase, segment, condition); see `entry`.
+        kernels: ``[n_entries]`` kernels that the host issues.
         basis_share: share of the time of one layer that is measured, interpolated and extrapolated.
     """
 
     seconds: Floats
+    kernels: Floats
     basis_share: dict[str, float]
 
     def total(self, entries: Sequence[int]) -> float:
-        """Seconds of several entries together."""
-        return float(self.seconds[list(entries)].sum())
+        """Seconds of several entries together, rounded once: the same however they are grouped."""
+        return fsum(self.seconds[list(entries)].ravel().tolist())
+
+    def issued(self, entries: Sequence[int]) -> float:
+        """Kernels of several entries together."""
+        return float(self.kernels[list(entries)].sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +80,8 @@ class TimedKernels:
     Attributes:
         operators: kernels of all pieces, and one `ROW_MAPPING` for each piece with experts on other ranks.
         piece: ``[n_ops]`` index into `PIECES`.
-        seconds: ``[n_conditions, n_ops]``, what a step takes for them.
+        seconds: ``[n_conditions, n_ops]``, what a step takes for them; nothing runs ``overlapped`` where the plan has
+            no traffic of NCCL beside computing, and the times are those of ``alone``.
         basis: ``[n_conditions, n_ops]`` index into `BASES`.
     """
 
@@ -91,15 +107,23 @@ class Pieces:
 
 def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
     """How the pieces of a workload are run."""
+    plan, software = inputs.spec.plan, inputs.software
     return Workpiece(
         micro_batch=micro_batch,
         sequence_length=inputs.spec.sequence_length,
         precision=inputs.precision,
-        recompute=inputs.spec.plan.recomputed,
+        recompute=plan.recomputed,
         expert_parallel=ep,
         expert_load=inputs.expert_load(ep).busiest_over_mean if ep > 1 else 1.0,
         redundant_experts=inputs.redundant_experts,
         router_kernels=inputs.spec.assumptions.router_kernels.value,
+        tensor_parallel=plan.tp,
+        sequence_parallel=plan.sequence_parallel,
+        context_parallel=plan.cp,
+        context_exchange=plan.context_exchange,
+        expert_tensor_parallel=plan.etp,
+        attention=software.attention,
+        dropout=software.dropout,
     )
 
 
@@ -114,7 +138,18 @@ def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
     if spec.mtp_layers:
         kinds.append("mtp")
     work = workpiece(inputs, ep, micro_batch)
-    shapes = {kind: piece_shapes(spec, kind, ep, inputs.redundant_experts) for kind in kinds}
+    plan = inputs.spec.plan
+    shapes = {
+        kind: piece_shapes(
+            spec,
+            kind,
+            ep,
+            inputs.redundant_experts,
+            tensor_parallel=plan.tp,
+            expert_tensor_parallel=plan.etp,
+        )
+        for kind in kinds
+    }
     experts = {
         kind: count({name: shape for name, shape in parts.items() if name.startswith("experts_")})
         for kind, parts in shapes.items()
@@ -139,6 +174,8 @@ def _kept(lowered: Lowered, inputs: Inputs, ep: int) -> Lowered:
 def run_conditions(inputs: Inputs, condition: Condition) -> Conditions:
     """What kernels find: the SMs that expert traffic leaves them beside it, and what it gives back once it rests."""
     sms = inputs.sms_for_communication
+    if condition == "overlapped":
+        return Conditions(sms_for_communication=inputs.spec.assumptions.nccl_sms.value)
     beside = condition == "beside" and sms > 0
     taken = sms if beside else round(sms * (1 - inputs.spec.assumptions.sms_given_back.value))
     return Conditions(sms_for_communication=taken, beside_communication=beside)
@@ -154,8 +191,13 @@ def time_kernels(inputs: Inputs, pieces: Pieces) -> TimedKernels:
     owners = [PIECES.index(kind) for kind in (*kinds, *mapped)]
     assumptions = inputs.spec.assumptions
     gaps = assumptions.launch_gap.value * everything.kernels
-    seconds, basis = [], []
+    seconds: list[Floats] = []
+    basis: list[Ints] = []
     for condition in CONDITIONS:
+        if condition == "overlapped" and not inputs.overlaps_nccl:
+            seconds.append(seconds[0])
+            basis.append(basis[0])
+            continue
         times = time_operators(everything, inputs.cluster.gpu, inputs.profile, run_conditions(inputs, condition))
         each = times.seconds + gaps
         each[len(everything) - len(mapped) :] = _row_mapping_s(inputs)
@@ -172,22 +214,30 @@ def time_kernels(inputs: Inputs, pieces: Pieces) -> TimedKernels:
 def _row_mapping_s(inputs: Inputs) -> float:
     """Time of working out where the rows of one micro-batch go."""
     moe = inputs.model.moe
-    rows = inputs.spec.plan.micro_batch * inputs.spec.sequence_length * (moe.top_k if moe else 0)
+    rows = tokens_dispatched(inputs) * (moe.top_k if moe else 0)
     return inputs.kernels.row_mapping.value * rows
+
+
+def tokens_dispatched(inputs: Inputs) -> int:
+    """Tokens of one micro-batch that a rank sends to experts."""
+    plan = inputs.spec.plan
+    return workpiece(inputs, plan.ep, plan.micro_batch).tokens_between_blocks
 
 
 def time_pieces(inputs: Inputs, pieces: Pieces) -> PieceTimes:
     """Add up the kernels of every piece by phase, segment, condition and family."""
     kernels = time_kernels(inputs, pieces)
     o = kernels.operators
-    phase = np.searchsorted(np.array(sorted(PHASES)), o.phase)
-    phase = np.array([PHASES.index(name) for name in sorted(PHASES)])[phase]
-    family = np.array([FAMILIES.index(name) for name in o.family])
+    phase = np.array([PHASES.index(name) for name in o.phase.tolist()])
+    family = np.array([FAMILIES.index(name) for name in o.family.tolist()])
     segment = np.asarray(o.segment, dtype=np.int64)
-    seconds = np.zeros(TABLE_SHAPE)
+    seconds, issued = np.zeros(TABLE_SHAPE), np.zeros(TABLE_SHAPE[:-1])
     for number, each in enumerate(kernels.seconds):
-        np.add.at(seconds, (kernels.piece, phase, segment, np.full(len(o), number), family), each)
+        where = (kernels.piece, phase, segment, np.full(len(o), number))
+        np.add.at(seconds, (*where, family), each)
+        np.add.at(issued, where, o.kernels)
     layers = np.isin(kernels.piece, [PIECES.index("dense"), PIECES.index("moe")])
-    each, basis = kernels.seconds[-1][layers], kernels.basis[-1][layers]
+    at = CONDITIONS.index("beside")
+    each, basis = kernels.seconds[at][layers], kernels.basis[at][layers]
     shares: dict[str, float] = {name: float(each[basis == code].sum() / each.sum()) for code, name in enumerate(BASES)}
-    return PieceTimes(seconds.reshape(-1, len(FAMILIES)), shares)
+    return PieceTimes(seconds.reshape(-1, len(FAMILIES)), issued.ravel(), shares)

@@ -16,7 +16,7 @@ from ffsim.schedules import SCHEDULES
 from ffsim.topology import Cluster, Topology, build_topology
 from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
 from ffsim.training.software import Software, load_software
-from ffsim.training.spec import ASSUMPTIONS, SHELF, PretrainSpec
+from ffsim.training.spec import ASSUMPTIONS, SHELF, Overlap, PretrainSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,29 @@ class Inputs:
         return self.kernels.sms.value if plan.ep > 1 else 0
 
     @property
+    def overlap(self) -> Overlap:
+        """What runs beside computing: as the plan says, else as the software does."""
+        plan, software = self.spec.plan.overlap, self.software
+        return Overlap(
+            gradients=software.overlap_gradients if plan.gradients is None else plan.gradients,
+            parameters=software.overlap_parameters if plan.parameters is None else plan.parameters,
+            tensor=software.overlap_tensor if plan.tensor is None else plan.tensor,
+        )
+
+    @property
+    def overlaps_nccl(self) -> bool:
+        """Whether anything is computed beside kernels of NCCL."""
+        plan, overlap = self.spec.plan, self.overlap
+        inside = plan.tp > 1 or plan.cp > 1 or plan.etp > 1
+        return bool(inside or overlap.gradients or overlap.parameters or plan.zero == 3)
+
+    @property
     def redundant_experts(self) -> int:
         """Copies of experts per layer."""
         return self.spec.expert_loads.redundant_experts if self.spec.expert_loads else 0
 
-    def expert_load(self, ep: int) -> ExpertLoad:
-        """How unevenly the experts on ``ep`` ranks are used: by the workload's loads, else as assumed.
+    def expert_load(self, ep: int, per_node: int | None = None) -> ExpertLoad:
+        """How unevenly the experts on ``ep`` ranks, so many on every node, are used: by the loads, else as assumed.
 
         The assumption stands for rows and bytes alike; its reach is that of balanced experts, and bytes are counted in
         units of it (`ffsim.training.traffic.Message.unit`).
@@ -62,12 +79,13 @@ class Inputs:
         assert moe is not None
         best = 2 if moe.bias else 1  # as `choose_experts` judges groups
         routing = Routing(experts=moe.routed, top_k=moe.top_k, groups=moe.groups, top_groups=moe.top_groups, best=best)
-        per_node = min(ep, self.cluster.gpus_per_node)
+        per_node = per_node or min(ep, self.cluster.gpus_per_node)
         if self.expert_tokens is None or placing is None:
             assumed = self.spec.assumptions.expert_load.value
             reach = routing.reach(ep // per_node, per_node)
             return ExpertLoad(busiest_over_mean=assumed, fullest_over_mean=assumed, reach=reach)
-        n_stages = self.spec.plan.pp * SCHEDULES[self.spec.plan.schedule].stages_per_rank
+        plan = self.spec.plan
+        n_stages = plan.pp * SCHEDULES[plan.schedule].stages(plan.vpp)
         per_stage = max(1, self.model.layers // n_stages)
         return expert_load(self.expert_tokens, placing, routing, ep // per_node, per_node, per_stage)
 

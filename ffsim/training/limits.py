@@ -19,7 +19,7 @@ Floats = np.ndarray[Any, Any]
 
 FASTER = 1.1
 RESOURCES: dict[str, tuple[str, ...]] = {
-    "tensor cores (dense products)": ("gemm",),
+    "tensor cores (dense products)": ("gemm", "convolution"),
     "tensor cores (expert products)": ("grouped_gemm",),
     "attention kernels": ("attention_forward", "attention_backward"),
     "device memory (element-wise kernels)": ("elementwise",),

@@ -14,7 +14,7 @@ from ffsim.schedules import SCHEDULES, Schedule
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.slot_costs import held_parameters
+from ffsim.training.optimizer import held_parameters
 from ffsim.training.spec import PlanSpec
 from ffsim.training.stages import Stage
 from ffsim.units import BYTES

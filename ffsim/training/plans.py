@@ -9,7 +9,9 @@ from typing import Literal
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
 from ffsim.model.lowering import Recompute
+from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
+from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
 from ffsim.training.spec import PlanSpec
@@ -36,7 +38,11 @@ def lay_out(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -
         raise ModelDomainError(unknown)
     problems = [_problem(inputs, key, what, fix) for key, what, fix in _obstacles(inputs, plan)]
     if not problems:
-        return _layout(inputs, plan)
+        layout = _layout(inputs, plan)
+        unreduced = [_problem(inputs, key, what, fix) for key, what, fix in host_obstacles(inputs, layout)]
+        if unreduced:
+            raise InfeasiblePlan(unreduced)
+        return layout
     nearest = next(legal_plans(inputs, fits), None)
     if nearest is not None:
         problems.append(Problem(what=f"nearest plan that runs: {describe(nearest, plan)}"))
@@ -47,7 +53,7 @@ def _layout(inputs: Inputs, plan: PlanSpec) -> Layout:
     gpus = plan.gpus or inputs.cluster.n_gpus
     dp = gpus // (plan.pp * plan.tp * plan.cp)
     n = inputs.spec.global_batch // (dp * plan.micro_batch)
-    schedule = SCHEDULES[plan.schedule].build(plan.pp, n)
+    schedule = SCHEDULES[plan.schedule].build(plan.pp, n, chunks=plan.vpp)
     sizes = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
     return Layout(
         gpus=gpus,
@@ -74,13 +80,9 @@ def _problem(inputs: Inputs, key: str, what: str, fix: str) -> Problem:
 def _not_modelled(inputs: Inputs) -> Iterator[tuple[str, str, str]]:
     """Everything about a workload that ffsim has no model for: (key, what, fix)."""
     plan, gpu = inputs.spec.plan, inputs.cluster.gpu
-    for name in sorted({"attention", "layer"} & set(plan.recomputed)):
-        yield "recompute", f"not modelled yet, got {name}", "use norm, mla_up and swiglu"
-    if plan.zero > SHARDED:
-        yield "zero", f"not modelled yet, got {plan.zero}", "use zero: 1"
-    for key in ("tp", "cp", "etp", "vpp"):
-        if getattr(plan, key) != 1:
-            yield key, f"not modelled yet, got {getattr(plan, key)}", f"use {key}: 1"
+    if plan.zero > SHARDED and SCHEDULES[plan.schedule].both_ends:
+        what = f"{plan.schedule} holds every stage on two pipeline ranks, which do not pass it at the same time"
+        yield "zero", f"{what}: they cannot share gradients or parameters", "use zero: 1"
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",
@@ -111,6 +113,15 @@ def _obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str, str]]
     problems = list(_gpu_obstacles(inputs, plan))
     yield from problems
     if not problems:
+        yield from check_split(
+            model,
+            tensor_parallel=plan.tp,
+            context_parallel=plan.cp,
+            expert_tensor_parallel=plan.etp,
+            sequence_parallel=plan.sequence_parallel,
+            sequence_length=spec.sequence_length,
+            context_exchange=plan.context_exchange,
+        )
         yield from _expert_obstacles(inputs, plan)
         yield from _batch_obstacles(inputs, plan)
 
@@ -160,11 +171,11 @@ def _batch_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[tuple[str, str,
         return
     family = SCHEDULES[plan.schedule]
     try:
-        family.check(plan.pp, n_micro_batches)
+        family.check(plan.pp, n_micro_batches, plan.vpp)
     except ValueError as error:
         yield "schedule", str(error), "change pp, the global batch or the schedule"
         return
-    yield from _stage_obstacles(inputs, plan, plan.pp * family.stages_per_rank)
+    yield from _stage_obstacles(inputs, plan, plan.pp * family.stages(plan.vpp))
 
 
 def _stage_obstacles(inputs: Inputs, plan: PlanSpec, n_stages: int) -> Iterator[tuple[str, str, str]]:

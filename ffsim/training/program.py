@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +18,18 @@ from ffsim.training.blocks import (
     LANES,
     Block,
     Lane,
-    Operation,
-    OptimizerSlot,
+    Making,
     SendSlot,
     Slot,
-    SyncSlot,
-    What,
     make_block,
 )
-from ffsim.training.costs import Pieces
+from ffsim.training.costs import Condition, Pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
+from ffsim.training.recipes import make_recipes
 from ffsim.training.stages import Stage
+from ffsim.training.synchronise import Borders, Pass, add_synchronisation, beside
+from ffsim.training.traffic import boundary_gather
 
 Ints = np.ndarray[Any, Any]
 
@@ -123,38 +123,56 @@ class _Template:
     categories: Ints
     labels: Ints
     edges: Ints
+    borders: tuple[Borders, Borders]
 
     @classmethod
-    def of(cls, block: Block, collector: _Collector) -> _Template:
+    def of(cls, block: Block, collector: _Collector, *, split: bool) -> _Template:
         return cls(
             lanes=np.array([NO_LANE if lane is None else LANES.index(lane) for lane in block.lanes]),
             slots=np.array([collector.slot(slot) for slot in block.slots]),
             categories=np.array(block.categories),
             labels=np.array(block.labels),
             edges=np.array(block.edges, dtype=np.int64).reshape(-1, 2),
+            borders=(block.begins, block.ends) if split else ({}, {}),
         )
+
+    def borders_at(self, first: int) -> list[Borders]:
+        """First and last tasks of the pieces of a copy that begins with a task."""
+        return [
+            {half: {place: first + task for place, task in places.items()} for half, places in borders.items()}
+            for borders in self.borders
+        ]
 
 
 def build_program(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces) -> Program:
     """Lay out one optimizer step: the pipeline, then gradient reduction, optimizer and parameter gathering."""
     schedule = layout.schedule
-    experts = frozenset(kind for kind, lowered in pieces.lowered.items() if lowered.has_experts and layout.ep > 1)
+    making = Making(
+        recipes=make_recipes(inputs, pieces),
+        tensor_chunks=layout.tp if inputs.overlap.tensor else 1,
+        host=inputs.software.host_issue.value > 0,
+    )
     collector = _Collector()
-    templates: dict[tuple[int, Op], _Template] = {}
+    templates: dict[tuple[int, Op, bool, Condition | None], _Template] = {}
     starts: list[int] = []
     ends: list[int] = []
     ops: list[tuple[int, Op]] = []
-    for rank, _, op in schedule.walk():
-        key = (rank, op._replace(chunk=0, chunk2=0))
+    passes: list[Pass] = []
+    ask = beside(inputs, layout)
+    for rank, position, op in schedule.walk():
+        split, condition = ask(rank, position, op)
+        key = (rank, op._replace(chunk=0, chunk2=0), split, condition)
         if key not in templates:
             own = tuple(stages[stage] for stage in schedule.placement[rank])
-            templates[key] = _Template.of(make_block(op, rank, own, experts), collector)
+            block = make_block(op, rank, own, making, split=split, condition=condition)
+            templates[key] = _Template.of(block, collector, split=split)
         first = collector.add_block(templates[key], rank)
         starts.append(first)
         ends.append(collector.n_tasks - 1)
         ops.append((rank, op))
+        passes.append(Pass(rank, position, op, first, ends[-1], *templates[key].borders_at(first)))
     _add_messages(inputs, layout, collector, starts, ends)
-    _add_synchronisation(inputs, layout, stages, pieces, collector, _last_weight_gradients(layout, ends))
+    add_synchronisation(inputs, layout, stages, pieces, collector, passes)
     return collector.program(tuple(ops))
 
 
@@ -162,91 +180,22 @@ def _add_messages(inputs: Inputs, layout: Layout, collector: _Collector, starts:
     """Every pipeline message as a task of the sender, on one lane per direction."""
     plan = plan_messages(layout.schedule, inputs.spec.plan.messages)
     n_ops = len(starts)
-    tasks = []
+    tasks, arrived = [], []
     for source, target in plan.ends:
-        lane: Lane = "send_next" if target > source else "send_previous"
+        wraps = layout.pp > 2 and abs(target - source) == layout.pp - 1  # stages dealt in turn: the last to the first
+        lane: Lane = "send_next" if (target > source) != wraps else "send_previous"
         tasks.append(collector.add_task(SendSlot(source, target), source, lane, "send", f"to rank {target}"))
+        arrived.append(tasks[-1])
+        gather = boundary_gather(inputs, layout, target)
+        if gather is not None:
+            arrived[-1] = collector.add_task(gather, target, None, "tensor", f"gather from rank {source}")
+            collector.add_edges([(tasks[-1], arrived[-1])])
     collector.add_edges(
         [
             (
-                ends[before] if before < n_ops else tasks[before - n_ops],
+                ends[before] if before < n_ops else arrived[before - n_ops],
                 starts[after] if after < n_ops else tasks[after - n_ops],
             )
             for before, after in plan.edges
         ]
     )
-
-
-def _last_weight_gradients(layout: Layout, ends: list[int]) -> dict[tuple[int, int], tuple[int, int]]:
-    """When a stage's gradients on a rank are complete: (rank, module) -> place and end of its last operation."""
-    last: dict[tuple[int, int], tuple[int, int]] = {}
-    for number, (rank, position, op) in enumerate(layout.schedule.walk()):
-        if op.kind in {"B", "W"}:
-            last[rank, op.module] = (position, ends[number])
-        elif op.kind == "FB":
-            last[rank, op.module2] = (position, ends[number])
-    return last
-
-
-def _add_synchronisation(
-    inputs: Inputs,
-    layout: Layout,
-    stages: tuple[Stage, ...],
-    pieces: Pieces,
-    collector: _Collector,
-    complete: dict[tuple[int, int], tuple[int, int]],
-) -> None:
-    """Reduce each stage's gradients once all its holders have them, clip across all ranks, step, gather parameters.
-
-    Stages go in the order in which their gradients are complete, the same on all their holders.
-    """
-    placement, sharded = layout.schedule.placement, inputs.spec.plan.zero >= 1
-    lanes = _SyncLanes(collector)
-    done = {
-        stage: [complete[rank, placement[rank].index(stage)] for rank in layout.holders(stage)]
-        for stage in range(len(stages))
-    }
-    order = sorted(done, key=lambda stage: (max(done[stage])[0], stage))
-    reduced: list[int] = []
-    for stage in order:
-        for what in _held(stages[stage], pieces):
-            operation: Operation = "reduce" if sharded else "all-reduce"
-            after = [end for _, end in done[stage]]
-            reduced += lanes.collective(operation, what, stage, layout.holders(stage), after)
-    last = len(stages) - 1
-    if stages[last].embedding_copy:
-        ranks = [*layout.holders(0), *layout.holders(last)]
-        reduced += lanes.collective("all-reduce", "embedding", last, ranks, reduced)
-    norm = collector.add_task(None, 0, None, "start", "gradient norm")
-    collector.add_edges([(task, norm) for task in reduced])
-    steps = [
-        collector.add_task(OptimizerSlot(rank), rank, "compute", "optimizer", "optimizer") for rank in range(layout.pp)
-    ]
-    collector.add_edges([(norm, step) for step in steps])
-    for stage in order if sharded else ():
-        for what in _held(stages[stage], pieces):
-            ranks = layout.holders(stage)
-            lanes.collective("gather", what, stage, ranks, [steps[rank] for rank in ranks])
-
-
-def _held(stage: Stage, pieces: Pieces) -> list[Literal["dense", "experts"]]:
-    """Kinds of parameters of a stage."""
-    return ["dense", "experts"] if any(pieces.expert_parameters[piece] for piece in stage.pieces) else ["dense"]
-
-
-class _SyncLanes:
-    """Adds collectives of several pipeline ranks, which begin together on all of them."""
-
-    def __init__(self, collector: _Collector) -> None:
-        self._collector = collector
-        self._latest: dict[int, int] = {}
-
-    def collective(self, operation: Operation, what: What, stage: int, ranks: list[int], after: list[int]) -> list[int]:
-        """Append one collective; returns its task on every rank."""
-        add, label = self._collector.add_task, f"{operation} {what}, stage {stage}"
-        before = [*after, *(self._latest[rank] for rank in ranks if rank in self._latest)]
-        arrived = add(None, ranks[0], None, "start", f"all ready to {label}")
-        tasks = [add(SyncSlot(operation, what, stage, rank), rank, "sync", "sync", label) for rank in ranks]
-        self._collector.add_edges([(task, arrived) for task in before] + [(arrived, task) for task in tasks])
-        self._latest |= dict(zip(ranks, tasks, strict=True))
-        return tasks

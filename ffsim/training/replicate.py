@@ -9,26 +9,24 @@ uses, and ends for all at the same time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ffsim.collectives import N_CLASSES, member_loads
 from ffsim.engine import Costs, Crew, CrewCosts, Csr, TaskGraph, transfers
 from ffsim.errors import ModelDomainError, Problem
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, SyncSlot
-from ffsim.training.costs import Pieces
+from ffsim.training.blocks import ExchangeSlot, GroupSlot, OptimizerSlot, SendSlot, SyncSlot
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
-from ffsim.training.slot_costs import unit_bytes
-from ffsim.training.stages import Stage
-from ffsim.training.traffic import LINKS_PER_RANK, Talk, class_capacities, talk
+from ffsim.training.sync_traffic import in_hosts, sync_groups, sync_member_loads
+from ffsim.training.traffic import LINKS_PER_RANK, Messages, class_capacities, talk
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
 
-MessageSlot = SendSlot | ExchangeSlot | SyncSlot
+MessageSlot = SendSlot | ExchangeSlot | GroupSlot | SyncSlot
 MAX_FULL_TASKS = 60_000_000  # 2 GB, a minute
 
 
@@ -52,7 +50,7 @@ def check_full(inputs: Inputs, layout: Layout, program: Program) -> None:
 
 
 def replicate(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, program: Program, costs: Costs
+    inputs: Inputs, layout: Layout, program: Program, messages: Messages, costs: Costs
 ) -> tuple[TaskGraph, Crew, CrewCosts]:
     """The program, who does its tasks, and what they cost every group.
 
@@ -60,12 +58,8 @@ def replicate(
     norm of all gradients, waits for everybody.
     """
     teams = _Teams(layout)
-    tracer = _Tracer(inputs, layout, teams)
-    sent = [
-        tracer.sent(number, slot, talk(inputs, layout, stages, pieces, slot), costs)
-        for number, slot in enumerate(program.slots)
-        if slot is not None and not isinstance(slot, ComputeSlot | OptimizerSlot)
-    ]
+    tracer = _Tracer(inputs, layout, teams, messages, costs)
+    sent = [tracer.sent(number, slot) for number, slot in enumerate(program.slots) if isinstance(slot, MessageSlot)]
     kind = np.zeros(len(program.slots) + 1, dtype=np.int64)
     kind[[one.slot for one in sent]] = [one.kind for one in sent]
     kind[-1] = teams.kind(np.zeros(layout.members))
@@ -112,11 +106,10 @@ class _Teams:
         return number
 
     def of_groups(self, groups: Ints, rank: int) -> Ints:
-        """``[n_members]`` which group holds each of a rank's members."""
+        """``[n_members]`` which group holds each of a rank's members, -1 for none."""
         rows, columns = np.nonzero(self.is_of(groups, rank))
         team = np.full(self._gpus.shape[1], -1)
         team[self.member[groups[rows, columns]]] = rows
-        assert (team >= 0).all(), "a message of a rank is of all its members"
         return team
 
     def is_of(self, gpus: Ints, rank: int) -> Ints:
@@ -127,44 +120,79 @@ class _Teams:
 class _Tracer:
     """Finds the links of every message, once for those that are alike."""
 
-    def __init__(self, inputs: Inputs, layout: Layout, teams: _Teams) -> None:
+    def __init__(self, inputs: Inputs, layout: Layout, teams: _Teams, messages: Messages, folded: Costs) -> None:
         self._inputs, self._layout, self._teams = inputs, layout, teams
-        self._found: dict[tuple[object, ...], tuple[Ints, Ints, Floats]] = {}
+        self._messages, self._folded = messages, folded
+        self._found: dict[tuple[object, ...], _Loads] = {}
 
-    def sent(self, number: int, slot: MessageSlot, talk: Talk, folded: Costs) -> _Sent:
+    def sent(self, number: int, slot: MessageSlot) -> _Sent:
         """Bytes of a slot's teams on the links of the cluster and on those that a GPU has by itself.
 
-        Where links are shared, a collective counts as one, and so do the messages of one stage through one NIC.
+        Where links are shared, a collective counts as one, and so do the messages of one stage through one NIC. Messages
+        of replicas that take turns at a NIC (`Software.staggered_sends`) are one for all of them, as if they met there.
         """
         inputs, rank = self._inputs, slot.source if isinstance(slot, SendSlot) else slot.rank
-        gpu, link, size = self._loads(talk)
-        mine = self._teams.is_of(gpu, rank)
-        kind = self._teams.kind(self._teams.of_groups(talk.groups, rank))
+        gpus, loads = self._layout.gpus_of(rank), self._loads(slot)
+        mine, team = self._teams.is_of(loads.gpu, rank), self._teams.of_groups(loads.groups, rank)
+        if (team < 0).any():  # replicas that send in turn over a NIC: one of them, for all
+            assert isinstance(slot, SendSlot)
+            team = _nic_of(inputs, gpus)
+        kind = self._teams.kind(team)
         team_of = self._teams.table[kind]
         n_teams, n_links = int(team_of.max()) + 1, inputs.topology.n_links
-        pairs, place = np.unique(team_of[self._teams.member[gpu[mine]]] * n_links + link[mine], return_inverse=True)
-        bytes_ = np.bincount(place.ravel(), size[mine], len(pairs)) * unit_bytes(inputs, talk.unit)
-        leaders = self._layout.gpus_of(rank)[np.unique(team_of, return_index=True)[1]]
-        own, amounts = _on_own_links(folded, number)
-        share = np.ones(n_teams)
-        if isinstance(slot, SendSlot):
-            share = 1 / _at_the_same_nic(inputs, self._layout.gpus_of(rank))
+        sender = team_of[self._teams.member[loads.gpu[mine]]]
+        pairs, place = np.unique(sender * n_links + loads.link[mine], return_inverse=True)
+        amounts = np.bincount(place.ravel(), loads.amount[mine], len(pairs))
+        leaders = gpus[np.unique(team_of, return_index=True)[1]]
+        own, own_bytes = _on_own_links(self._folded, number)
+        own_links = n_links + own * inputs.topology.n_gpus + leaders[:, None]
         return _Sent(
             slot=number,
             kind=kind,
             n_teams=n_teams,
             team=np.concatenate([pairs // n_links, np.repeat(np.arange(n_teams), len(own))]),
-            link=np.concatenate([pairs % n_links, (n_links + own * inputs.topology.n_gpus + leaders[:, None]).ravel()]),
-            bytes_=np.concatenate([bytes_, np.tile(amounts, n_teams)]),
-            share=share,
+            link=np.concatenate([pairs % n_links, own_links.ravel()]),
+            bytes_=np.concatenate([amounts * self._bytes_each(number, slot), np.tile(own_bytes, n_teams)]),
+            share=1 / _at_the_same_nic(inputs, leaders) if isinstance(slot, SendSlot) else np.ones(n_teams),
         )
 
-    def _loads(self, talk: Talk) -> tuple[Ints, Ints, Floats]:
-        collective = talk.collective
-        key = (collective.name, collective.size_bytes, collective.n_flows, talk.groups.tobytes())
+    def _loads(self, slot: MessageSlot) -> _Loads:
+        """What GPUs send over which links, in the unit of the slot's `Message`."""
+        topology = self._inputs.topology
+        if isinstance(slot, SyncSlot):
+            whole, hosts = slot.operation == "all-reduce", in_hosts(self._inputs, slot)
+            key: tuple[object, ...] = (slot.what, whole, hosts, *self._layout.holders(slot.stage))
+            if key not in self._found:
+                loads = sync_member_loads(self._inputs, self._layout, slot._replace(parameters=1))
+                self._found[key] = _Loads(sync_groups(self._layout, slot), *loads)
+            return self._found[key].times(slot.parameters)
+        done = talk(self._inputs, self._layout, slot)
+        collective = done.collective
+        key = (collective.name, collective.size_bytes, collective.n_flows, done.groups.tobytes())
         if key not in self._found:
-            self._found[key] = member_loads(collective, self._inputs.topology, talk.groups)
-        return self._found[key]
+            self._found[key] = _Loads(done.groups, *member_loads(collective, topology, done.groups))
+        return self._found[key].times(slot.size_bytes if isinstance(slot, GroupSlot) else 1.0)
+
+    def _bytes_each(self, number: int, slot: MessageSlot) -> float:
+        """Bytes to count for one unit: what the folded costs make of the unit, protocol and all."""
+        message = self._messages[slot._replace(condition="alone") if isinstance(slot, ExchangeSlot) else slot]
+        if not message.links:
+            return 0.0
+        first = self._folded.moves.values[self._folded.moves.start[number]]
+        return float(self._folded.bytes_[first]) / message.amounts[0]
+
+
+class _Loads(NamedTuple):
+    """Who is in which group, and what every GPU sends over which link."""
+
+    groups: Ints
+    gpu: Ints
+    link: Ints
+    amount: Floats
+
+    def times(self, factor: float) -> _Loads:
+        """As many times as much."""
+        return self._replace(amount=self.amount * factor)
 
 
 def _crew_costs(inputs: Inputs, folded: Costs, sent: list[_Sent]) -> CrewCosts:
@@ -205,9 +233,14 @@ def _with_norm(program: Program) -> TaskGraph:
 
 def _at_the_same_nic(inputs: Inputs, gpus: Ints) -> Ints:
     """For each of some GPUs, how many of them use its NIC."""
-    nodes = inputs.cluster.spec.nodes
-    _, place, counts = np.unique(gpus // (nodes.gpus // nodes.nics), return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(_nic_of(inputs, gpus), return_inverse=True, return_counts=True)
     found: Ints = counts[place]
+    return found
+
+
+def _nic_of(inputs: Inputs, gpus: Ints) -> Ints:
+    nodes = inputs.cluster.spec.nodes
+    found: Ints = gpus // (nodes.gpus // nodes.nics)
     return found
 
 

@@ -6,21 +6,23 @@ bytes, at which rates, follows from the inputs and is filled in for every variat
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ffsim.collectives import ExchangeFigures, link_class
-from ffsim.compute import Conditions, time_operators
 from ffsim.engine import Costs, Csr
-from ffsim.model.operators import Operators, Row
 from ffsim.topology import LinkKind
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, Slot
-from ffsim.training.costs import Pieces, PieceTimes
+from ffsim.training.blocks import ComputeSlot, ExchangeSlot, GroupSlot, HostSlot, OptimizerSlot, Slot, SyncSlot
+from ffsim.training.costs import Pieces, PieceTimes, tokens_dispatched
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.nccl_costs import GroupOperation, Nccl
+from ffsim.training.optimizer import optimizer_s
+from ffsim.training.stages import Stage
+from ffsim.training.sync_costs import sync_cost
 from ffsim.training.traffic import (
     EXPERT_CAP,
     EXPERT_COPY,
@@ -28,6 +30,7 @@ from ffsim.training.traffic import (
     Messages,
     Unit,
     class_capacities,
+    experts_per_node,
     hop_latencies,
 )
 
@@ -46,6 +49,7 @@ def slot_costs(
 ) -> Costs:
     """Fill in what every slot costs."""
     capacity, latency = class_capacities(inputs), hop_latencies(inputs).tolist()
+    nccl = Nccl(inputs)
     duration = np.zeros(len(slots))
     rows: list[int] = []
     links: list[int] = []
@@ -53,6 +57,9 @@ def slot_costs(
     for number, slot in enumerate(slots):
         if isinstance(slot, ComputeSlot):
             duration[number] = times.total(slot.entries)
+            continue
+        if isinstance(slot, HostSlot):
+            duration[number] = inputs.software.host_issue.value * times.issued(slot.entries)
             continue
         if isinstance(slot, OptimizerSlot):
             duration[number] = optimizer_s(inputs, layout, stages, pieces, slot.rank)
@@ -64,7 +71,15 @@ def slot_costs(
         transfer = _Transfer(0.0, list(message.links), [amount * factor for amount in message.amounts])
         if isinstance(slot, ExchangeSlot):
             transfer = _by_expert_kernels(inputs, layout, slot, transfer, message.copied * factor, capacity)
-        duration[number] = transfer.fixed_s + sum(map(mul, latency, message.hops))
+        if isinstance(slot, GroupSlot):
+            transfer = _by_nccl(nccl, layout, slot, transfer, message.sharing, capacity)
+        elif isinstance(slot, SyncSlot):
+            together_s = max(_seconds(transfer, capacity), default=0.0)
+            fixed, stretch = sync_cost(nccl, slot, message, factor, together_s)
+            transfer = _Transfer(fixed, transfer.links, [amount * stretch for amount in transfer.amounts])
+        else:
+            transfer = transfer._replace(fixed_s=transfer.fixed_s + sum(map(mul, latency, message.hops)))
+        duration[number] = transfer.fixed_s
         rows += [number] * len(transfer.links)
         links += transfer.links
         sizes += transfer.amounts
@@ -95,11 +110,16 @@ class _Transfer(NamedTuple):
     amounts: list[float]
 
 
+def _seconds(wire: _Transfer, capacity: Floats) -> Iterator[float]:
+    """Time on each link at its full rate."""
+    return (amount / capacity[link % LINKS_PER_RANK] for link, amount in zip(wire.links, wire.amounts, strict=True))
+
+
 def _by_expert_kernels(
     inputs: Inputs, layout: Layout, slot: ExchangeSlot, wire: _Transfer, copied: float, capacity: Floats
 ) -> _Transfer:
     """An expert exchange: the wire, the SMs that copy, the lower rate beside computing, kernel and wait."""
-    kernels, per_node = inputs.kernels, min(layout.ep, inputs.cluster.gpus_per_node)
+    kernels, per_node = inputs.kernels, experts_per_node(inputs, layout)
     figures = kernels.dispatch if slot.name == "dispatch" else kernels.combine
     n_nodes = layout.ep // per_node
     moved = [(link % LINKS_PER_RANK, amount) for link, amount in zip(wire.links, wire.amounts, strict=True)]
@@ -112,7 +132,7 @@ def _by_expert_kernels(
     if slot.condition == "beside":
         extra.append((EXPERT_CAP, wire_s))
     kept = [(one, amount) for one, amount in extra if amount]
-    fixed = figures.fixed_s(n_nodes, layout.micro_batch * inputs.spec.sequence_length)
+    fixed = figures.fixed_s(n_nodes, tokens_dispatched(inputs))
     return _Transfer(
         fixed + inputs.spec.assumptions.expert_wait.value * wire_s,
         wire.links + [slot.rank * LINKS_PER_RANK + one for one, _ in kept],
@@ -120,32 +140,23 @@ def _by_expert_kernels(
     )
 
 
+def _by_nccl(
+    nccl: Nccl, layout: Layout, slot: GroupSlot, wire: _Transfer, sharing: float, capacity: Floats
+) -> _Transfer:
+    """An exchange of a group: launch and steps by NCCL's figures, and what its protocol leaves of the links' rate."""
+    operation: GroupOperation = slot.operation  # type: ignore[assignment]
+    time = nccl.time(operation, slot.size_bytes, layout.groups(slot.group, slot.rank))
+    together_s = max(_seconds(wire, capacity))
+    stretch = time.transfer_s * sharing / together_s
+    if time.algorithm != "tree":  # a link of the cluster may give less than the library would use
+        stretch = max(stretch, 1.0)
+    part = slot.part
+    return _Transfer(
+        (time.launch_s + time.latency_s) * part, wire.links, [amount * stretch * part for amount in wire.amounts]
+    )
+
+
 def _scale_up_s(inputs: Inputs, figures: ExchangeFigures, sent: float) -> float:
     """Time over NVLink at what a kernel gets of it, which is less than the link gives bulk transfers."""
     rate = inputs.cluster.gpu.scale_up
     return sent / (rate.value * figures.scale_up_share.value) if rate is not None else 0.0
-
-
-def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int) -> float:
-    """Time of one optimizer step on a rank: memory traffic over the states it holds and the gradients it clears."""
-    p, total = inputs.precision, 0.0
-    for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
-        states = p.gradient_bytes + 2 * (p.master_bytes + p.moment_bytes) + p.weight_bytes.value
-        total += (dense / dense_shards + expert / expert_shards) * states + 2 * (dense + expert) * p.gradient_bytes
-    update = Row(name="optimizer", phase="W", segment=0, family="elementwise", read_bytes=total, kernels=3)
-    times = time_operators(Operators.of([update]), inputs.cluster.gpu, inputs.profile, Conditions())
-    return float(times.seconds[0])
-
-
-def held_parameters(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int
-) -> list[tuple[int, int, int, int]]:
-    """Per stage of a rank: dense and expert parameters, and over how many ranks the optimizer shards each."""
-    rows = []
-    sharded = inputs.spec.plan.zero >= 1
-    for stage in layout.schedule.placement[rank]:
-        dense, expert = stage_parameters(stages[stage], pieces)
-        holders = len(layout.holders(stage))
-        shards, expert_shards = layout.dp * layout.cp * holders, layout.edp * holders
-        rows.append((dense, expert, shards if sharded else 1, expert_shards if sharded else 1))
-    return rows

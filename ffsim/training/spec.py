@@ -24,7 +24,7 @@ from ffsim.config import (
 from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES, Messages
 
-ScheduleName = Literal["1f1b", "dualpipe", "dualpipev"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
 assert set(ScheduleName.__args__) == set(SCHEDULES)  # type: ignore[attr-defined]
 DIMENSIONS = ("tp", "cp", "dp", "pp")
 
@@ -126,6 +126,7 @@ class Assumptions:
     operator_time: Figure[Factor]
     sms_given_back: Figure[Share]
     launch_gap: Figure[Time]
+    nccl_sms: Figure[Natural]
     router_kernels: Figure[Count]
     expert_load: Figure[Ratio]
     expert_wait: Figure[Share]

@@ -12,6 +12,7 @@ from ffsim.model.spec import ModelSpec
 from ffsim.schedules import Schedule
 from ffsim.training.costs import Pieces
 
+LAYERS: tuple[PieceKind, ...] = ("dense", "moe", "mtp")
 TIE_DIGITS = 9  # nanoseconds: sums taken in another order must not decide
 
 
@@ -24,15 +25,27 @@ class Stage:
         layers: its decoder layers: first, one past the last.
         embedding_copy: whether it holds a copy of the embedding, which its tied head or MTP modules use, because the
             rank that holds the embedding itself is another one.
+        replayed: places of the pieces whose forward pass is run again before their backward pass, where the plan
+            recomputes whole layers.
     """
 
     pieces: tuple[PieceKind, ...]
     layers: tuple[int, int]
     embedding_copy: bool = False
+    replayed: frozenset[int] = frozenset()
 
 
-def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...]) -> tuple[Stage, ...]:
-    """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last."""
+def make_stages(
+    model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...], recompute_layers: int | None = None
+) -> tuple[Stage, ...]:
+    """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last.
+
+    Args:
+        model: the layers.
+        schedule: which rank holds which stages.
+        layers_per_stage: layers of each stage.
+        recompute_layers: layers of every stage, its first ones, that recomputing whole layers is for; all by default.
+    """
     wanted_twice = model.tied or model.mtp_layers > 0
     apart = not any({0, schedule.n_stages - 1} <= set(held) for held in schedule.placement)
     stages = []
@@ -47,7 +60,8 @@ def make_stages(model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[in
             for _ in range(model.mtp_layers):
                 pieces += ("mtp", "head")
         copy = number == len(layers_per_stage) - 1 and wanted_twice and apart
-        stages.append(Stage(tuple(pieces), (first, first + size), copy))
+        layers = [place for place, piece in enumerate(pieces) if piece in LAYERS]
+        stages.append(Stage(tuple(pieces), (first, first + size), copy, frozenset(layers[:recompute_layers])))
         first += size
     return tuple(stages)
 
@@ -68,9 +82,38 @@ def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float
     for layer in range(model.layers):
         cumulative.append(cumulative[-1] + seconds[layer_kind(model, layer)])
     tail = seconds["head"] + model.mtp_layers * (seconds.get("mtp", 0.0) + seconds["head"])
-    if schedule.n_stages == 2 * schedule.n_ranks or schedule.both_ends:
+    if len(schedule.placement[0]) > 1 and not _folded_in_pairs(schedule):
+        return (_balance_dealt(cumulative, schedule, seconds["embedding"], tail),)
+    if len(schedule.placement[0]) > 1:
         return _balance_pairs(cumulative, schedule.n_stages, seconds["embedding"], tail)
     return (_balance_row(cumulative, schedule.n_stages, seconds["embedding"], tail),)
+
+
+def _folded_in_pairs(schedule: Schedule) -> bool:
+    """Whether every rank holds two stages as far from the entrance as from the end."""
+    return all(sorted(held) == [min(held), schedule.n_stages - 1 - min(held)] for held in schedule.placement)
+
+
+def _balance_dealt(cumulative: list[float], schedule: Schedule, entrance: float, tail: float) -> tuple[int, ...]:
+    """Stages dealt to the ranks in turn: as even as they can be, the layers that are left over where time is least.
+
+    Layers left over go one by one to the rank that is least busy, embedding, head and MTP modules counted; as far back
+    on it as there is a stage without one.
+    """
+    n, n_stages = len(cumulative) - 1, schedule.n_stages
+    each, left_over = divmod(n, n_stages)
+    mean = cumulative[-1] / n
+    sizes = [each] * n_stages
+    load = [len(held) * each * mean for held in schedule.placement]
+    owner = {stage: rank for rank, held in enumerate(schedule.placement) for stage in held}
+    load[owner[0]] += entrance
+    load[owner[n_stages - 1]] += tail
+    for _ in range(left_over):
+        free = [stage for stage in range(n_stages) if sizes[stage] == each]
+        stage = min(free, key=lambda stage: (round(load[owner[stage]], TIE_DIGITS), -stage))
+        sizes[stage] += 1
+        load[owner[stage]] += mean
+    return tuple(sizes)
 
 
 def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: float) -> tuple[int, ...]:
@@ -92,7 +135,13 @@ def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: 
     def longest(stage: int, first: int) -> float:
         if stage == n_stages:
             return 0.0
-        return min(max(seconds(stage, first, size), longest(stage + 1, first + size)) for size in sizes(stage, first))
+        best = inf
+        for size in sizes(stage, first):
+            here = seconds(stage, first, size)
+            if here >= best:  # and so are all larger ones
+                break
+            best = min(best, max(here, longest(stage + 1, first + size)))
+        return best
 
     limit = round(longest(0, 0), TIE_DIGITS)
 
@@ -103,9 +152,10 @@ def _balance_row(cumulative: list[float], n_stages: int, entrance: float, tail: 
         options = []
         for size in sizes(stage, first):
             here = seconds(stage, first, size)
+            if round(here, TIE_DIGITS) > limit:
+                break
             squares, rest = evenest(stage + 1, first + size)
-            if round(here, TIE_DIGITS) <= limit:
-                options.append((round(here * here + squares, 2 * TIE_DIGITS), (size, *rest)))
+            options.append((round(here * here + squares, 2 * TIE_DIGITS), (size, *rest)))
         return min(options, default=(inf, ()))
 
     return evenest(0, 0)[1]

@@ -9,9 +9,11 @@ from ffsim.engine import Costs, Timeline, execute, execute_crew
 from ffsim.errors import InfeasiblePlan
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
-from ffsim.training.bounds import Bounds, bounds
+from ffsim.schedules import SCHEDULES
+from ffsim.training.blocks import SendSlot
+from ffsim.training.bounds import Bounds, bounds, mean_times, per_operation
 from ffsim.training.breakdown import Breakdown, break_down
-from ffsim.training.costs import CONDITIONS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
+from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
@@ -108,8 +110,10 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
     pieces = cut(inputs, layout.ep, layout.micro_batch)
     times = time_pieces(inputs, pieces)
     stages = _stages(inputs, layout, pieces, times)
-    program = build_program(inputs, layout, stages, pieces)
-    messages = trace_messages(inputs, layout, stages, pieces, program.slots)
+    program, messages, costs = _program(inputs, layout, stages, pieces, times)
+    if SCHEDULES[layout.schedule.name].needs_times:
+        layout = _timed(inputs, layout, program, costs)
+        program, messages, costs = _program(inputs, layout, stages, pieces, times)
     return Prepared(
         inputs=inputs,
         layout=layout,
@@ -118,16 +122,41 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
         times=times,
         program=program,
         messages=messages,
-        costs=slot_costs(inputs, layout, stages, pieces, times, program.slots, messages),
+        costs=costs,
         memory=memory(inputs, layout, stages, pieces),
     )
+
+
+def _program(
+    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, times: PieceTimes
+) -> tuple[Program, Messages, Costs]:
+    program = build_program(inputs, layout, stages, pieces)
+    messages = trace_messages(inputs, layout, program.slots)
+    return program, messages, slot_costs(inputs, layout, stages, pieces, times, program.slots, messages)
+
+
+def _timed(inputs: Inputs, layout: Layout, program: Program, costs: Costs) -> Layout:
+    """The layout with its schedule ordered for the mean times of this plan instead of equal ones."""
+    idle = costs.idle_s.tolist()
+    compute, host, traffic = per_operation(program, idle)
+    spent = [max(a, b) + c for a, b, c in zip(compute, host, traffic, strict=True)]
+    sends = [idle[number] for number, slot in enumerate(program.slots) if isinstance(slot, SendSlot)]
+    schedule = SCHEDULES[layout.schedule.name].build(
+        layout.pp,
+        layout.n_micro_batches,
+        chunks=inputs.spec.plan.vpp,
+        times=mean_times([op.kind for _, op in program.ops], spent),
+        message_s=sum(sends) / len(sends) if sends else 0.0,
+    )
+    return replace(layout, schedule=schedule)
 
 
 def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -> tuple[Stage, ...]:
     """The stages as the plan gives them, else the best balanced; among equals the first that fits in memory."""
     by_hand = inputs.spec.plan.layers_per_stage
     splits = (by_hand,) if by_hand else balance(inputs.model, layout.schedule, piece_seconds(pieces, times))
-    options = [make_stages(inputs.model, layout.schedule, sizes) for sizes in splits]
+    replayed = inputs.spec.plan.recompute_layers
+    options = [make_stages(inputs.model, layout.schedule, sizes, replayed) for sizes in splits]
     if len(options) == 1:
         return options[0]
     fitting = (stages for stages in options if overflow(inputs, memory(inputs, layout, stages, pieces)) is None)
@@ -136,9 +165,8 @@ def _stages(inputs: Inputs, layout: Layout, pieces: Pieces, times: PieceTimes) -
 
 def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
     """Compute time of one forward and backward of every piece, beside communication."""
-    condition = CONDITIONS[-1]
     return {
-        kind: times.total([entry(kind, phase, segment, condition) for phase in PHASES for segment in range(3)])
+        kind: times.total([entry(kind, phase, at, "beside") for phase in PHASES for at in range(MAX_SEGMENTS)])
         for kind in pieces.lowered
     }
 
@@ -181,9 +209,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
     if depth == "full":
         check_full(prepared.inputs, prepared.layout, prepared.program)
         everybody = execute_crew(
-            *replicate(
-                prepared.inputs, prepared.layout, prepared.stages, prepared.pieces, prepared.program, prepared.costs
-            )
+            *replicate(prepared.inputs, prepared.layout, prepared.program, prepared.messages, prepared.costs)
         )
         timeline = everybody.of(everybody.last())
         step_s = everybody.makespan_s

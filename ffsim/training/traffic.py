@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,16 +15,25 @@ from ffsim.collectives import (
     expert_exchange,
     fold,
     link_class,
-    ring_all_reduce,
-    ring_reduce_scatter,
     send_recv,
 )
 from ffsim.topology import LinkKind
-from ffsim.training.blocks import ComputeSlot, ExchangeSlot, OptimizerSlot, SendSlot, Slot, SyncSlot
-from ffsim.training.costs import Pieces
+from ffsim.training.blocks import (
+    ComputeSlot,
+    ExchangeSlot,
+    GroupSlot,
+    HostSlot,
+    OptimizerSlot,
+    SendSlot,
+    Slot,
+    SyncSlot,
+)
+from ffsim.training.costs import tokens_dispatched
+from ffsim.training.host_reduce import HostReduction
 from ffsim.training.inputs import Inputs
-from ffsim.training.layout import GroupKind, Layout
-from ffsim.training.stages import Stage, stage_parameters
+from ffsim.training.layout import Layout
+from ffsim.training.nccl_costs import GroupOperation, Nccl, ranks_per_node, unit_collective
+from ffsim.training.sync_traffic import host_reduction, sync_collective, sync_groups
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -52,6 +61,9 @@ class Message:
         unit: what one is: a byte, a byte at balanced load, a byte per byte of a gradient or of a weight on the wire.
         imbalance: how much more its busiest link carries than the mean; 1 where the symmetry is exact.
         copied: what the SMs of expert kernels copy, in ``unit``; none for other messages.
+        sharing: how much longer its links are busy with all groups at once than with one alone.
+        groups: ``[n_groups, n_ranks]`` GPUs that reduce or gather together; none for other messages.
+        host: HFReduce, where it reduces.
     """
 
     hops: tuple[float, ...]
@@ -60,23 +72,35 @@ class Message:
     unit: Unit
     imbalance: float = 1.0
     copied: float = 0.0
+    sharing: float = 1.0
+    groups: Ints | None = None
+    host: HostReduction | None = None
 
 
 Messages = dict[Slot, Message]
 
 
-def trace_messages(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, slots: tuple[Slot, ...]
-) -> Messages:
+def trace_messages(inputs: Inputs, layout: Layout, slots: tuple[Slot, ...]) -> Messages:
     """Find the links of every message of a program; both conditions of an exchange share the entry of ``alone``."""
     tracer = _Tracer(inputs, layout)
     messages: Messages = {}
     for given in slots:
         slot = given._replace(condition="alone") if isinstance(given, ExchangeSlot) else given
-        if slot in messages or isinstance(slot, ComputeSlot | OptimizerSlot | None):
+        if slot in messages or isinstance(slot, ComputeSlot | HostSlot | OptimizerSlot | None):
             continue
         source, target = (slot.source, slot.target) if isinstance(slot, SendSlot) else (slot.rank, slot.rank)
-        messages[slot] = tracer.message(talk(inputs, layout, stages, pieces, slot), source, target)
+        if isinstance(slot, SyncSlot):
+            messages[slot] = tracer.sync(inputs, layout, slot)
+            continue
+        done = talk(inputs, layout, slot)
+        message = tracer.message(done, source, target)
+        if isinstance(slot, GroupSlot):
+            message = replace(
+                message,
+                amounts=tuple(amount * slot.size_bytes for amount in message.amounts),
+                sharing=tracer.sharing(done),
+            )
+        messages[slot] = message
     return messages
 
 
@@ -96,10 +120,12 @@ class Talk(NamedTuple):
     copied: float = 0.0
 
 
-def talk(
-    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, slot: SendSlot | SyncSlot | ExchangeSlot
-) -> Talk:
-    """What a message slot stands for, in all data-parallel replicas together."""
+def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlot | GroupSlot) -> Talk:
+    """What a message slot stands for, in all data-parallel replicas together.
+
+    The collective of a `GroupSlot` is that of one byte of its ``size_bytes``, whatever its part; that of a `SyncSlot`
+    is a ring even where HFReduce reduces (`ffsim.training.sync_costs.sync_loads`).
+    """
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
         return Talk(_send(inputs, layout), pairs, "bytes")
@@ -107,64 +133,73 @@ def talk(
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
         collective = _exchange(inputs, layout, slot.name)
         return Talk(collective, layout.groups("expert", slot.rank), unit, _copied(inputs, layout, collective))
-    dense, expert = stage_parameters(stages[slot.stage], pieces)
-    size = {"dense": dense, "experts": expert, "embedding": pieces.dense_parameters["embedding"]}[slot.what]
-    groups = _sync_groups(layout, slot)
-    unit = "weight bytes" if slot.operation == "gather" else "gradient bytes"
-    return Talk(_sync(slot, groups, size, inputs.cluster.gpus_per_node), groups, unit)
+    if isinstance(slot, GroupSlot):
+        return _group_talk(inputs, layout, slot)
+    groups = sync_groups(layout, slot)
+    return Talk(sync_collective(inputs, slot, groups), groups, sync_unit(slot))
 
 
-def _sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
-    """``[n_groups, n_ranks]`` GPUs that reduce or gather together.
-
-    Dense parameters are shared by every GPU that holds the stage; experts by the GPUs of the same place in every expert
-    group; a copied embedding by the GPUs of the first and the last pipeline rank, replica by replica.
-    """
-    if slot.what == "embedding":
-        return np.stack([layout.gpus_of(0), layout.gpus_of(layout.pp - 1)], axis=1)
-    kind: GroupKind = "data" if slot.what == "dense" else "expert_data"
-    return np.concatenate([layout.groups(kind, rank) for rank in layout.holders(slot.stage)], axis=1)
-
-
-def _sync(slot: SyncSlot, groups: Ints, parameters: float, gpus_per_node: int) -> Collective:
-    """What a group does, at one byte per parameter. A gather sends as much over the same links as a reduce."""
-    ring = ring_all_reduce if slot.operation == "all-reduce" else ring_reduce_scatter
-    return ring(groups.shape[1], parameters, ranks_per_node=_ranks_per_node(groups // gpus_per_node))
-
-
-def _ranks_per_node(nodes: Ints) -> int:
-    """Consecutive ranks that every node holds; where nodes hold different numbers, in blocks that divide them all."""
-    n = nodes.shape[1]
-    borders = np.diff(nodes, axis=1, prepend=-1, append=-1) != 0  # both ends of every row, too
-    places = np.nonzero(borders)[1]
-    return int(np.gcd.reduce(places, initial=n))
+def sync_unit(slot: SyncSlot) -> Unit:
+    """What parameters are moved as."""
+    return "weight bytes" if slot.operation == "gather" else "gradient bytes"
 
 
 def _send(inputs: Inputs, layout: Layout) -> Collective:
-    """The activations (or their gradients) of one micro-batch between two stages."""
-    tokens = layout.micro_batch * inputs.spec.sequence_length
-    return send_recv(tokens * inputs.model.hidden * inputs.precision.activation_bytes)
+    """What a rank sends of the activations (or their gradients) of one micro-batch between two stages.
+
+    Tensor-parallel ranks send a part each: their own tokens under sequence parallelism; else Megatron's
+    scatter-gather, after which the receivers gather the whole (`boundary_gather`).
+    """
+    return send_recv(boundary_bytes(inputs, layout) / layout.tp)
+
+
+def boundary_bytes(inputs: Inputs, layout: Layout) -> float:
+    """Activations of one micro-batch between two stages, of one context-parallel rank."""
+    tokens = layout.micro_batch * inputs.spec.sequence_length / layout.cp
+    return tokens * inputs.model.hidden * inputs.precision.activation_bytes
+
+
+def boundary_gather(inputs: Inputs, layout: Layout, rank: int) -> GroupSlot | None:
+    """What the tensor-parallel ranks of a receiver do to have all of a message; nothing where each needs its part."""
+    if layout.tp == 1 or inputs.spec.plan.sequence_parallel:
+        return None
+    return GroupSlot("all-gather", "tensor", rank, boundary_bytes(inputs, layout))
+
+
+def _group_talk(inputs: Inputs, layout: Layout, slot: GroupSlot) -> Talk:
+    assert slot.operation not in {"dispatch", "combine"}
+    operation: GroupOperation = slot.operation  # type: ignore[assignment]
+    groups = layout.groups(slot.group, slot.rank)
+    time = Nccl(inputs).time(operation, slot.size_bytes, groups)
+    per_node = ranks_per_node(groups // inputs.cluster.gpus_per_node)
+    return Talk(unit_collective(operation, time.algorithm, groups.shape[1], per_node), groups, "bytes")
 
 
 def _exchange(inputs: Inputs, layout: Layout, name: Literal["dispatch", "combine"]) -> Collective:
     """The tokens of one micro-batch on their way to their experts, or back: at the stated loads, else balanced."""
-    per_node = min(layout.ep, inputs.cluster.gpus_per_node)
+    per_node = experts_per_node(inputs, layout)
     per_element = inputs.precision.dispatch_bytes if name == "dispatch" else inputs.precision.combine_bytes
     return expert_exchange(
         name,
         layout.ep // per_node,
         per_node,
-        inputs.expert_load(layout.ep).reach,
+        inputs.expert_load(layout.ep, per_node).reach,
         inputs.model.hidden * per_element,
-        layout.micro_batch * inputs.spec.sequence_length,
+        tokens_dispatched(inputs),
     )
+
+
+def experts_per_node(inputs: Inputs, layout: Layout) -> int:
+    """Ranks of an expert group on every node that it reaches."""
+    return ranks_per_node(layout.groups("expert", 0) // inputs.cluster.gpus_per_node)
 
 
 def _copied(inputs: Inputs, layout: Layout, exchange: Collective) -> float:
     """Bytes that the SMs of the busiest rank copy: every token once for each node and rank it reaches."""
-    reach = inputs.expert_load(layout.ep).reach
+    per_node = experts_per_node(inputs, layout)
+    reach = inputs.expert_load(layout.ep, per_node).reach
     sent = exchange.size_bytes / reach.nodes
-    across = reach.nodes if layout.ep > inputs.cluster.gpus_per_node else 0.0
+    across = reach.nodes if layout.ep > per_node else 0.0
     return sent * (reach.fullest_rank * layout.ep + across)
 
 
@@ -175,6 +210,9 @@ class _Tracer:
         self._topology = inputs.topology
         self._capacity = class_capacities(inputs)
         self._port_owner = port_owners(inputs, layout)
+        self._per_node = inputs.cluster.gpus_per_node
+        scale_up = self._topology.bandwidth_bytes_per_s[self._topology.link_kind == LinkKind.SCALE_UP]
+        self._nodes_alike = len(scale_up) > 0 and bool((scale_up == scale_up[0]).all())
         self._folded: dict[tuple[object, ...], Demand] = {}
 
     def message(self, talk: Talk, source: int, target: int) -> Message:
@@ -184,25 +222,60 @@ class _Tracer:
         """
         demand = self._demand(talk)
         amounts = demand.bytes_ * self._capacity[:N_CLASSES] / demand.capacity_bytes_per_s
+        links, sizes = self._on_links(amounts, source, target)
+        hops = tuple(demand.hops.tolist())
+        return Message(hops, links, sizes, talk.unit, demand.imbalance, talk.copied)
+
+    def sync(self, inputs: Inputs, layout: Layout, slot: SyncSlot) -> Message:
+        """A reduction or a gathering."""
+        groups = sync_groups(layout, slot)
+        host = host_reduction(inputs, slot, groups)
+        if host is not None:
+            amounts = slot.parameters * host.bytes_ * self._capacity[:N_CLASSES] / host.capacity_bytes_per_s
+            links, sizes = self._on_links(amounts, slot.rank, slot.rank)
+            return Message((0.0,) * len(LinkKind), links, sizes, sync_unit(slot), host=host)
+        ring = talk(inputs, layout, slot)
+        message = self.message(ring, slot.rank, slot.rank)
+        return replace(message, groups=groups, sharing=self.sharing(ring)) if message.links else message
+
+    def _on_links(self, amounts: Floats, source: int, target: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
         amount_on: dict[int, float] = {}
-        for one in np.flatnonzero(demand.bytes_).tolist():
+        for one in np.flatnonzero(amounts).tolist():
             owners = (source, target) if one in BOTH_WAYS else (source if one % 2 == 0 else target,)
             for owner in owners:
                 amount_on[self._link(owner, one)] = float(amounts[one])
-        hops = tuple(demand.hops.tolist())
-        return Message(hops, tuple(amount_on), tuple(amount_on.values()), talk.unit, demand.imbalance, talk.copied)
+        return tuple(amount_on), tuple(amount_on.values())
+
+    def sharing(self, talk: Talk) -> float:
+        """Time on the links with all groups at once over that of the first group alone."""
+        return _wire_s(self._demand(talk)) / _wire_s(self._demand(talk._replace(groups=talk.groups[:1])))
 
     def _demand(self, talk: Talk) -> Demand:
         """The same for all pipeline ranks that take part in one collective."""
-        collective = talk.collective
-        key = (collective.name, collective.size_bytes, collective.n_flows, talk.groups.tobytes())
+        collective, groups = talk.collective, self._unlike(talk.groups)
+        key = (collective.name, collective.size_bytes, collective.n_flows, groups.tobytes())
         if key not in self._folded:
-            self._folded[key] = fold(collective, self._topology, talk.groups)
+            self._folded[key] = fold(collective, self._topology, groups)
         return self._folded[key]
+
+    def _unlike(self, groups: Ints) -> Ints:
+        """Groups within nodes that are alike, down to their groups: those of the first node, for all."""
+        nodes, local = np.divmod(groups, self._per_node)
+        order = np.argsort(nodes[:, 0], kind="stable")
+        n_nodes = len(np.unique(nodes[:, 0]))
+        if not self._nodes_alike or (nodes != nodes[:, :1]).any() or len(groups) % n_nodes:
+            return groups
+        by_node = local[order].reshape(n_nodes, -1, groups.shape[1])
+        filled = (nodes[order, 0].reshape(n_nodes, -1) == nodes[order, 0].reshape(n_nodes, -1)[:, :1]).all()
+        return by_node[0] if filled and (by_node == by_node[0]).all() else groups
 
     def _link(self, rank: int, one: int) -> int:
         owner = self._port_owner[rank] if one in PORTS else rank
         return owner * LINKS_PER_RANK + one
+
+
+def _wire_s(demand: Demand) -> float:
+    return float((demand.bytes_ / demand.capacity_bytes_per_s).max())
 
 
 def port_owners(inputs: Inputs, layout: Layout) -> Sequence[int]:

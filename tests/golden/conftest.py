@@ -10,3 +10,6 @@ def pytest_addoption(parser):
     parser.addoption(
         "--eplb-golden", type=Path, default=HERE / "eplb_golden.json", help="expert placements to compare with"
     )
+    parser.addoption(
+        "--zero-bubble-golden", type=Path, default=HERE / "zero_bubble_golden.json", help="schedules to compare with"
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ffsim.config import Source
-from ffsim.model import attention, layers
+from ffsim.model import attention, feed_forward, layers
 from ffsim.model import functions as f
 from ffsim.model.cache import Cache
 from ffsim.model.layers import Rope
@@ -216,7 +216,7 @@ def gate(golden, name):
     if moe.bias:
         p["gate_bias"] = golden["gate/w/bias"]
     with recording() as tape:
-        indices, weights = layers.route(moe, p, x)
+        indices, weights = feed_forward.route(moe, p, x)
     scores = next(call.y for call in tape.calls if call.operator is f.gate_scores)
     yield from ((f"gate/{name}/scores", scores), (f"gate/{name}/indices", indices), (f"gate/{name}/weights", weights))
     if moe.groups > 1:
@@ -229,7 +229,7 @@ def gate(golden, name):
 def dense_feed_forward(golden):
     p, x = golden.weights("mlp/w/"), golden["mlp/x"]
     with recording() as tape:
-        y = layers.feed_forward(p, x)
+        y = feed_forward.feed_forward(p, x)
     gradients = tape.backward([(y, golden["mlp/grad_out"])])
     yield from (("mlp/y", y), ("mlp/grad/x", gradients[x]))
     yield from weight_gradients(gradients, p, "mlp/grad/")
@@ -238,7 +238,7 @@ def dense_feed_forward(golden):
 def mixture_of_experts(golden):
     p, x = golden.weights("moe/w/"), golden["moe/x"]
     with recording() as tape:
-        y = layers.mixture(golden.moe, p, x)
+        y = feed_forward.mixture(golden.moe, p, x)
     calls = {call.operator: call for call in tape.calls}
     yield from (("moe/y", y), ("moe/indices", calls[f.choose_experts].y), ("moe/weights", calls[f.routing_weights].y))
     yield "moe/counts", calls[f.grouped_linear].arguments["counts"]
@@ -246,7 +246,7 @@ def mixture_of_experts(golden):
     yield "moe/grad/x", gradients[x]
     yield from weight_gradients(gradients, p, "moe/grad/")
     single = {name: array.astype(np.float32) for name, array in p.items()}
-    yield "moe/y_f32", layers.mixture(golden.moe, single, x.astype(np.float32))
+    yield "moe/y_f32", feed_forward.mixture(golden.moe, single, x.astype(np.float32))
 
 
 def block(golden, kind):
@@ -344,7 +344,7 @@ def test_bf16_experts_along_the_stored_routes(golden):
     """BF16 gates send some tokens elsewhere, so only the typical token is compared."""
     p = {name: round_bf16(array) for name, array in golden.weights("moe/w/").items()}
     x = round_bf16(golden["moe/x"]).reshape(-1, golden.config["dim"])
-    y = layers.expert_sum(golden.moe, p, x, golden["moe/indices"], np.float32(golden["moe/weights"]))
+    y = feed_forward.expert_sum(golden.moe, p, x, golden["moe/indices"], np.float32(golden["moe/weights"]))
     error = np.abs(y - golden["moe/y_bf16"].reshape(y.shape)).max(axis=1)
     assert np.median(error) < 3e-2 * np.abs(y).max()
 

@@ -1,5 +1,7 @@
 """Schedules: laws that every one must keep, closed forms, and how far the formulas are off elsewhere."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,21 +11,31 @@ from ffsim.schedules import (
     OpTimes,
     dualpipe,
     dualpipe_bubble,
-    one_f_one_b,
     one_f_one_b_bubble,
     replay,
     zb1p_bubble,
 )
 
 UNIT = OpTimes(forward=1, input_gradient=1, weight_gradient=1)
+COSTS = [(1, 1, 1), (1, 1, 6), (2, 8, 1), (3, 3, 2), (4, 1, 3), (5, 4, 1), (7, 1, 9), (8, 9, 5), (9, 4, 6), (10, 16, 8)]
+
+
+def times_of(cost):
+    return OpTimes(forward=cost[0], input_gradient=cost[1], weight_gradient=cost[2])
+
+
+def chunks_of(name):
+    return 2 if SCHEDULES[name].stages_per_rank is None else 1
 
 
 @st.composite
 def schedules(draw):
     name = draw(st.sampled_from(sorted(SCHEDULES)))
-    pp = draw(st.integers(1, 5)) * 2
-    n = 2 * pp + 2 * draw(st.integers(0, 6))
-    return SCHEDULES[name].build(pp, n)
+    pp = draw(st.integers(1, 4)) * 2
+    n = 2 * pp + (pp if name == "interleaved" else 2) * draw(st.integers(0, 3))
+    chunks = draw(st.integers(2, 3)) if name == "interleaved" else 1
+    cost = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    return SCHEDULES[name].build(pp, n, chunks=chunks, times=times_of(cost), message_s=draw(st.integers(0, 2)))
 
 
 @given(schedules())
@@ -68,11 +80,66 @@ def test_messages_that_hold_up_more_take_no_less_time(schedule, latency):
     assert spans[1] <= spans[2] + 1e-9
 
 
-@given(pp=st.integers(1, 8), n=st.integers(1, 24), f=st.floats(0.1, 5), b=st.floats(0.1, 5))
-def test_the_1f1b_formula_is_exact_for_equal_stages(pp, n, f, b):
-    times = OpTimes(forward=f, input_gradient=b, weight_gradient=0)
-    played = replay(one_f_one_b(pp, n), times)
-    assert max(played.bubble) == pytest.approx(one_f_one_b_bubble(pp, times), abs=1e-9)
+def bubbles(name, pp, n, cost):
+    """Replayed and by the closed form."""
+    family, times, chunks = SCHEDULES[name], times_of(cost), chunks_of(name)
+    played = replay(family.build(pp, n, chunks=chunks, times=times), times)
+    return max(played.bubble), family.bubble(pp, n, chunks, times)
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2"])
+def test_bubble_forms_that_are_exact_for_any_durations_from_one_micro_batch_per_rank_on(name):
+    for pp, rounds, cost in product((1, 2, 3, 5), (1, 2, 3), COSTS):
+        replayed, form = bubbles(name, pp, rounds * pp, cost)
+        assert replayed == pytest.approx(form, abs=1e-9), (pp, rounds, cost)
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1", "zb-h2"])
+def test_fewer_micro_batches_than_ranks(name):
+    """ZB's forms are exact for one micro-batch, else within what their docstrings say."""
+    for n, cost in product((1, 2, 3, 5), COSTS):
+        replayed, form = bubbles(name, 6, n, cost)
+        slack = 0.5 * sum(cost) if name.startswith("zb") and n > 1 else 0
+        assert form - slack - 1e-9 <= replayed <= form + 1e-9, (n, cost)
+
+
+def test_the_zb_v_form_is_off_by_no_more_than_it_says():
+    for pp, rounds, cost in product((1, 2, 3, 5), (2, 3), COSTS):
+        replayed, form = bubbles("zb-v", pp, rounds * pp, cost)
+        f, b, _ = cost
+        low, high = (0, 0) if f == b else (0.25, 0.25) if f < b else (0, (pp - 1) * (f - b) / sum(cost))
+        assert form - low * sum(cost) - 1e-9 <= replayed <= form + high * sum(cost) + 1e-9, (pp, rounds, cost)
+    assert SCHEDULES["zb-v"].bubble(4, 7, 1, UNIT) is None
+
+
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved", "dualpipe", "dualpipev", "zb-h1"])
+def test_activation_forms_that_are_exact(name):
+    family, chunks = SCHEDULES[name], chunks_of(name)
+    for pp, rounds, cost in product((2, 4, 6), (2, 3), COSTS):
+        schedule = family.build(pp, rounds * pp, chunks=chunks, times=times_of(cost))
+        held = [peak / family.stages(chunks) for peak in schedule.peak_activations(until_weight_gradient=True)]
+        assert held == list(family.activations(pp, rounds * pp, chunks)), (pp, rounds, cost)
+
+
+@pytest.mark.parametrize("name", ["zb-h1", "zb-h2", "zb-v"])
+def test_activation_forms_that_are_limits(name):
+    """No rank holds more, and for equal durations and enough micro-batches all hold as much."""
+    family = SCHEDULES[name]
+    for pp, n, cost in product((1, 2, 3, 5), (1, 2, 4, 7, 10), COSTS):
+        schedule = family.build(pp, n, times=times_of(cost), message_s=1)
+        peaks = schedule.peak_activations(until_weight_gradient=True)
+        limits = family.activations(pp, n, 1)
+        assert all(peak / family.stages() <= limit for peak, limit in zip(peaks, limits, strict=True))
+    full = family.build(4, 16).peak_activations(until_weight_gradient=True)
+    assert tuple(peak / family.stages() for peak in full) == family.activations(4, 16, 1)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, family in SCHEDULES.items() if family.needs_times))
+def test_only_the_ratios_of_durations_matter(name):
+    """In seconds as in any other unit, whatever floating point makes of them."""
+    first = SCHEDULES[name].build(4, 12, times=times_of((10, 12, 8)), message_s=2)
+    again = SCHEDULES[name].build(4, 12, times=times_of((10 / 7e3, 12 / 7e3, 8 / 7e3)), message_s=2 / 7e3)
+    assert first.ops == again.ops
 
 
 @given(half=st.integers(1, 5), n=st.integers(0, 5), f=st.floats(0.5, 5), share=st.floats(0, 1), gain=st.floats(0, 0.4))
@@ -102,15 +169,30 @@ def test_closed_forms_of_the_published_table():
 
 
 @pytest.mark.parametrize(
-    ("name", "pp", "n", "says"),
+    ("name", "pp", "n", "chunks", "says"),
     [
-        ("1f1b", 4, 0, "at least one rank and one micro-batch, got n_ranks=4, n_micro_batches=0"),
-        ("dualpipe", 3, 12, "even number of pipeline ranks, got 3"),
-        ("dualpipe", 4, 9, "even number of at least 8 micro-batches, got 9"),
-        ("dualpipe", 4, 6, "at least 8 micro-batches, got 6"),
-        ("dualpipev", 4, 7, "at least 8 micro-batches, got 7"),
+        (
+            "1f1b",
+            4,
+            0,
+            1,
+            "one rank, one micro-batch and one chunk, got n_ranks=4, n_micro_batches=0, chunks=1",
+        ),
+        ("1f1b", 4, 8, 2, "1f1b has 1 stages per rank, got chunks=2"),
+        ("interleaved", 4, 8, 1, "at least 2 stages per rank, got 1: use 2"),
+        ("interleaved", 4, 10, 2, "a multiple of 4 micro-batches, got 10: use 8 or 12"),
+        ("dualpipe", 3, 12, 1, "even number of pipeline ranks, got 3: use 2 or 4"),
+        ("dualpipe", 4, 9, 1, "even number of at least 8 micro-batches, got 9: use 8 or 10"),
+        ("dualpipe", 4, 6, 1, "at least 8 micro-batches, got 6: use 8"),
+        ("dualpipev", 4, 7, 1, "at least 8 micro-batches, got 7: use 8"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(name, pp, n, says):
+def test_numbers_that_do_not_fit_are_refused(name, pp, n, chunks, says):
     with pytest.raises(ValueError, match=says):
-        SCHEDULES[name].build(pp, n)
+        SCHEDULES[name].build(pp, n, chunks=chunks)
+
+
+@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
+def test_durations_must_be_finite(wrong):
+    with pytest.raises(ValueError, match="finite durations of at least 0"):
+        SCHEDULES["zb-h1"].build(4, 8, times=OpTimes(forward=wrong, input_gradient=1, weight_gradient=1))

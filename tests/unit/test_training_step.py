@@ -12,7 +12,7 @@ from ffsim.errors import ModelDomainError
 from ffsim.schedules import SCHEDULES
 from ffsim.study import Scenario, run
 from ffsim.study.scenario import load
-from ffsim.training.blocks import OptimizerSlot, SendSlot, SyncSlot
+from ffsim.training.blocks import LANES, OptimizerSlot, SendSlot, SyncSlot
 from ffsim.training.limits import limits
 from ffsim.training.memory import least_bytes
 from ffsim.training.plans import lay_out
@@ -141,13 +141,14 @@ def test_a_tied_head_on_another_rank_holds_the_embedding_again():
 def test_plain_data_parallelism_moves_what_reducing_and_gathering_move():
     """An all-reduce is a reduce-scatter and an all-gather; here both of FP32 gradients."""
     sharded, plain = (simulated(DENSE, f"plan.zero={zero}").step.prepared for zero in (1, 0))
-    reduce, whole = SyncSlot("reduce", "dense", 1, 1), SyncSlot("all-reduce", "dense", 1, 1)
-    assert reduce in sharded.messages
-    assert whole in plain.messages
-    assert SyncSlot("gather", "dense", 1, 1) not in plain.messages
-    assert plain.messages[whole].amounts == tuple(2 * amount for amount in sharded.messages[reduce].amounts)
     layer = 1024 * (8 + 2 + 2 + 8) * 128 + 3 * 1024 * 2816 + 2 * 1024
     layers = plain.stages[1].layers[1] - plain.stages[1].layers[0]
+    reduce, whole = (SyncSlot(name, "dense", 1, 1, layers * layer, 1) for name in ("reduce", "all-reduce"))
+    assert reduce in sharded.messages
+    assert whole in plain.messages
+    assert reduce._replace(operation="gather") in sharded.messages
+    assert reduce._replace(operation="gather") not in plain.messages
+    assert plain.messages[whole].amounts == tuple(2 * amount for amount in sharded.messages[reduce].amounts)
     assert max(plain.messages[whole].amounts) == pytest.approx(2 * 3 / 4 * layer * layers)  # a ring of four
 
 
@@ -211,7 +212,7 @@ def test_busy_time_is_no_less_than_exposed_time(v3):
 
 def test_operations_never_overlap_on_a_rank(v3):
     program, timeline = v3.step.prepared.program, v3.step.timeline
-    rows = np.flatnonzero(program.graph.lane % 5 == 0)
+    rows = np.flatnonzero(program.graph.lane % len(LANES) == 0)
     rows = rows[program.graph.lane[rows] >= 0]
     for rank in range(16):
         mine = rows[program.rank[rows] == rank]
