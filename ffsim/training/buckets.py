@@ -56,13 +56,14 @@ def whole(stage: Stage, pieces: Pieces) -> list[Bucket]:
     return found
 
 
-def buckets(stage: Stage, pieces: Pieces, limit: float) -> list[Bucket]:
+def buckets(stage: Stage, pieces: Pieces, limit: float, *, in_calls: bool = True) -> list[Bucket]:
     """Buckets in backward order, each closed by the piece that makes it full.
 
     Args:
         stage: its pieces.
         pieces: their parameters.
-        limit: parameters of a full bucket; a piece with more of them is reduced in several calls at its end.
+        limit: parameters of a full bucket.
+        in_calls: a piece with more of them is reduced in several calls at its end, else in one.
     """
     found: list[Bucket] = []
     for what in KINDS:
@@ -74,7 +75,7 @@ def buckets(stage: Stage, pieces: Pieces, limit: float) -> list[Bucket]:
             places.append(place)
             total += sizes[what]
             if total >= limit:
-                found.append(Bucket(what, total, ceil(total / limit), tuple(places)))
+                found.append(Bucket(what, total, ceil(total / limit) if in_calls else 1, tuple(places)))
                 places, total = [], 0
         if total:
             found.append(Bucket(what, total, 1, tuple(places)))

@@ -18,6 +18,7 @@ class Software:
         host_issue: time in which the host issues a kernel: a pass cannot be faster than its kernels are issued. Zero
             where the host is far ahead of the GPU.
         overlap_gradients, overlap_parameters, overlap_tensor: see `ffsim.training.spec.Overlap`.
+        staggered_sends: replicas whose GPUs share a NIC send at different times, else all at once.
     """
 
     kind: Literal["software"]
@@ -29,6 +30,7 @@ class Software:
     overlap_gradients: bool
     overlap_parameters: bool
     overlap_tensor: bool
+    staggered_sends: bool = False
 
 
 SHELF = Shelf("software", "software", Path(__file__).parent / "data" / "software")

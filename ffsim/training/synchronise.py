@@ -137,7 +137,8 @@ class _Synchronisation:
         self._passes = {(one.rank, one.position): one for one in passes}
         self._by_rank = [[one for one in passes if one.rank == rank] for rank in range(layout.pp)]
         limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
-        self._buckets = [buckets(stage, pieces, limit) for stage in stages]
+        in_calls = not reduces_in_hosts(inputs)  # HFReduce cuts what it gets into chunks of its own
+        self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
         self._alone = [pieces_alone(stage, pieces) for stage in stages] if self._zero == 3 else []
         self._embedding = pieces.dense_parameters["embedding"]

@@ -128,6 +128,8 @@ def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlo
     """
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
+        if inputs.software.staggered_sends:
+            pairs = pairs[_one_replica_a_nic(inputs, layout, slot.source)]
         return Talk(_send(inputs, layout), pairs, "bytes")
     if isinstance(slot, ExchangeSlot):
         unit: Unit = "bytes" if inputs.expert_tokens else "expert load"
@@ -151,6 +153,21 @@ def _send(inputs: Inputs, layout: Layout) -> Collective:
     scatter-gather, after which the receivers gather the whole (`boundary_gather`).
     """
     return send_recv(boundary_bytes(inputs, layout) / layout.tp)
+
+
+def _one_replica_a_nic(inputs: Inputs, layout: Layout, rank: int) -> Ints:
+    """``[members]`` which GPUs of a pipeline rank send at the same time: at each NIC those of one replica.
+
+    Replicas out of step by the time of a send do not meet again, as all of them repeat the same pattern. Domain: the
+    sends of all replicas at a NIC leave it idle most of the time.
+    """
+    nodes = inputs.cluster.spec.nodes
+    nic = layout.gpus_of(rank) // (nodes.gpus // nodes.nics)
+    place = len(layout.order) - 1 - layout.order.index("dp")
+    replica = np.indices([getattr(layout, name) for name in reversed(layout.order)])[place].ravel()
+    _, at, of = np.unique(nic, return_index=True, return_inverse=True)
+    chosen: Ints = replica == replica[at][of.ravel()]
+    return chosen
 
 
 def boundary_bytes(inputs: Inputs, layout: Layout) -> float:
