@@ -6,7 +6,7 @@ from ffsim.engine.fluid import link_use, simulate_flows
 from ffsim.engine.graph import NO_LANE, Costs, Csr, TaskGraph, Timeline
 from ffsim.engine.longest_path import end_times_s
 from ffsim.engine.network import FluidNetwork
-from ffsim.engine.teams import Crew, CrewCosts, CrewTimeline, execute_crew
+from ffsim.engine.teams import Crew, CrewCosts, CrewTimeline, execute_crew, first_work
 
 __all__ = [
     "NO_LANE",
@@ -24,6 +24,7 @@ __all__ = [
     "end_times_s",
     "execute",
     "execute_crew",
+    "first_work",
     "joined",
     "link_use",
     "simulate_flows",

@@ -333,7 +333,7 @@ def _choose_connected(s, n_chosen):
     """Choose every flow that shares links with the chosen ones, with those that share links with these, and so on."""
     flows, hops, cells, stamp = s.flow, s.hop, s.cell, s.count[STAMP]
     i, n_links = ZERO, ZERO
-    while i < n_chosen and n_chosen < s.count[N_ACTIVE]:
+    while i < n_chosen < s.count[N_ACTIVE]:
         f = flows[s.chosen[i]]
         i += 1
         for p in range(f.first, f.stop):
@@ -699,8 +699,8 @@ def _work_off(s, w):
 def _happen_in_teams(s, w, horizon):
     """Let messages begin and end that are due, and work off what becomes ready by that.
 
-    Returns newly streaming flows (in ``queue``) and changed links (in ``touched``). A flow may end and begin anew at one
-    instant: lists are rid of it before it enters them again.
+    Returns newly streaming flows (in ``queue``) and changed links (in ``touched``). A flow may end and begin anew at
+    one instant: lists are rid of it before it enters them again.
     """
     count, heap, flows, hops, cells = s.count, s.heap, s.flow, s.hop, s.cell
     n_new, n_changed = ZERO, ZERO

@@ -8,9 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from ffsim.engine.graph import Floats, Ints
+
 
 @njit(cache=True)
-def group(rows, values, out, offset, n_rows):
+def group(rows: Ints, values: Ints, out: Ints, offset: int, n_rows: int) -> Ints:
     """Group values by row, keeping their order: ``out`` gets them, plus an offset; returns where each row starts."""
     start = np.zeros(n_rows + 1, dtype=np.int64)
     for row in rows:
@@ -25,7 +27,9 @@ def group(rows, values, out, offset, n_rows):
 
 
 @njit(cache=True)
-def longest_paths(start_s, duration_s, first_next, successor, waiting):
+def longest_paths(
+    start_s: Floats, duration_s: Floats, first_next: Ints, successor: Ints, waiting: Ints
+) -> tuple[Floats, int]:
     """When flows begin (in ``start_s``) and end that share no link: each after its last predecessor, without a clock.
 
     Returns ends and how many have one; those in a circle have none.

@@ -39,6 +39,7 @@ EXPOSED = {
     "host": "host",
 }
 BUBBLE = "bubble"
+STRAGGLER = "compute/straggler"
 ALWAYS_LISTED = ("dispatch", "combine", "send", "sync")
 ROUNDING = 1e-12  # of the step: less than this is no bubble
 
@@ -58,7 +59,7 @@ class Breakdown:
     operations: dict[str, Floats]
 
 
-def break_down(program: Program, timeline: Timeline, step_s: float, times: PieceTimes, n_ranks: int) -> Breakdown:
+def break_down(program: Program, timeline: Timeline, step_s: float, times: PieceTimes, slow: Floats) -> Breakdown:
     """Attribute every instant of every rank.
 
     Args:
@@ -66,8 +67,9 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
         timeline: when they ran.
         step_s: the step, in which other replicas may run a little longer than this one.
         times: what compute slots are sums of.
-        n_ranks: pipeline ranks.
+        slow: ``[pp]`` how many times as long each rank's GPU computes: what goes beyond once is its own cause.
     """
+    n_ranks, usual = len(slow), 1 / np.maximum(slow, 1.0)
     shares = _compute_shares(program, times)
     exposed: dict[str, Floats] = {name: np.zeros(n_ranks) for name in _names()}
     busy: dict[str, Floats] = {}
@@ -80,9 +82,12 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
             rows = on_compute & (share > 0)[program.graph.slot]
             spent = share[program.graph.slot[rows]] * seconds[rows]
             per_rank = np.bincount(program.rank[rows], weights=spent, minlength=n_ranks)
-            exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank
+            exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank * usual
+            exposed[STRAGGLER] += per_rank * (1 - usual)
     rows = program.category == "optimizer"
-    exposed["optimizer"] += np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+    step = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+    exposed["optimizer"] += step * usual
+    exposed[STRAGGLER] += step * (1 - usual)
     receiver = _receivers(program)
     for rank in range(n_ranks):
         for name, value in _idle_causes(program, timeline, rank, on_compute, receiver).items():
@@ -100,7 +105,7 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
 def _names() -> list[str]:
     leaves = list(dict.fromkeys(FAMILY_NAMES.values()))
     compute = [f"compute/{cause}/{leaf}" for cause in PHASE_CAUSES.values() for leaf in leaves]
-    return [*compute, "optimizer", *EXPOSED.values(), BUBBLE]
+    return [*compute, STRAGGLER, "optimizer", *EXPOSED.values(), BUBBLE]
 
 
 def _compute_shares(program: Program, times: PieceTimes) -> Floats:

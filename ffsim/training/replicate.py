@@ -1,24 +1,25 @@
 """Every rank and every flow spelled out: what the folded program stands for, and what it is checked against.
 
 Each GPU runs its own copy of its pipeline rank's program, and every message moves over the links of the cluster that
-its GPUs really use: NICs, switches and NVLink ports that GPUs or pipeline ranks share are shared here, too. What a group
-does together is one task of the group: it begins when all of them are ready, goes on at one pace over all links that it
-uses, and ends for all at the same time.
+its GPUs really use: NICs, switches and NVLink ports that GPUs or pipeline ranks share are shared here, too. What a
+group does together is one task of the group: it begins when all of them are ready, goes on at one pace over all links
+that it uses, and ends for all at the same time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ffsim.collectives import N_CLASSES, member_loads
-from ffsim.engine import Costs, Crew, CrewCosts, Csr, TaskGraph, transfers
+from ffsim.engine import Costs, Crew, CrewCosts, Csr, TaskGraph, first_work, transfers
 from ffsim.errors import ModelDomainError, Problem
 from ffsim.training.blocks import ExchangeSlot, GroupSlot, OptimizerSlot, SendSlot, SyncSlot
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
+from ffsim.training.perturb import computing, jitter, jitter_sigma, paces
 from ffsim.training.program import Program
 from ffsim.training.sync_traffic import in_hosts, sync_groups, sync_member_loads
 from ffsim.training.traffic import LINKS_PER_RANK, Messages, class_capacities, talk
@@ -50,12 +51,12 @@ def check_full(inputs: Inputs, layout: Layout, program: Program) -> None:
 
 
 def replicate(
-    inputs: Inputs, layout: Layout, program: Program, messages: Messages, costs: Costs
+    inputs: Inputs, layout: Layout, program: Program, messages: Messages, costs: Costs, seed: int = 0
 ) -> tuple[TaskGraph, Crew, CrewCosts]:
     """The program, who does its tasks, and what they cost every group.
 
-    Computing is done by every GPU by itself, messages by the groups that `talk` names; what the optimizer waits for, the
-    norm of all gradients, waits for everybody.
+    Computing is done by every GPU by itself, messages by the groups that `talk` names; what the optimizer waits for,
+    the norm of all gradients, waits for everybody.
     """
     teams = _Teams(layout)
     tracer = _Tracer(inputs, layout, teams, messages, costs)
@@ -63,7 +64,20 @@ def replicate(
     kind = np.zeros(len(program.slots) + 1, dtype=np.int64)
     kind[[one.slot for one in sent]] = [one.kind for one in sent]
     kind[-1] = teams.kind(np.zeros(layout.members))
-    return _with_norm(program), Crew(kind=kind, team=teams.table), _crew_costs(inputs, costs, sent)
+    graph, crew = _with_norm(program), Crew(kind=kind, team=teams.table)
+    perturbed = _perturbed(inputs, layout, program, first_work(graph, crew), seed)
+    return graph, crew, replace(_crew_costs(inputs, costs, sent), **perturbed)
+
+
+def _perturbed(inputs: Inputs, layout: Layout, program: Program, first: Ints, seed: int) -> dict[str, Any]:
+    """Columns of `CrewCosts` for slow GPUs and chance, as far as there are any."""
+    pace, sigma, columns = paces(inputs, layout), jitter_sigma(inputs), {}
+    if (pace != 1).any():
+        columns["row"] = np.where(computing(program), program.rank, -1)
+        columns["pace"] = pace / pace.max(axis=1, keepdims=True)  # the folded costs are those of the slowest
+    if sigma:
+        columns["noise"] = jitter(program, first, layout.members, sigma, seed)
+    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +142,9 @@ class _Tracer:
     def sent(self, number: int, slot: MessageSlot) -> _Sent:
         """Bytes of a slot's teams on the links of the cluster and on those that a GPU has by itself.
 
-        Where links are shared, a collective counts as one, and so do the messages of one stage through one NIC. Messages
-        of replicas that take turns at a NIC (`Software.staggered_sends`) are one for all of them, as if they met there.
+        Where links are shared, a collective counts as one, and so do the messages of one stage through one NIC.
+        Messages of replicas that take turns at a NIC (`Software.staggered_sends`) are one for all of them, as if they
+        met there.
         """
         inputs, rank = self._inputs, slot.source if isinstance(slot, SendSlot) else slot.rank
         gpus, loads = self._layout.gpus_of(rank), self._loads(slot)

@@ -59,15 +59,16 @@ def jobs(draw):
 def spelled_out(graph, crew, costs):
     """Every task of every team as a flow of its own, waiting for the work of all its members."""
     kind = crew.kind[graph.slot]
-    work = [[(task, team) for team in range(crew.n_teams[kind[task]])] for task in range(graph.n_tasks)]
-    number = {pair: place for place, pair in enumerate(sum(work, []))}
+    work = [(task, team) for task in range(graph.n_tasks) for team in range(crew.n_teams[kind[task]])]
+    number = {pair: place for place, pair in enumerate(work)}
     edges = [
         [number[task, crew.team[kind[task], member]] for task in edge]
         for edge in graph.all_edges.tolist()
         for member in range(crew.n_members)
     ]
-    slots = [int(graph.slot[task]) for task, _ in number]
-    messages = [costs.first[slot] + team if costs.first[slot] >= 0 else -1 for slot, (_, team) in zip(slots, number)]
+    slots = [int(graph.slot[task]) for task, _ in work]
+    sent = [(costs.first[slot], team) for slot, (_, team) in zip(slots, work, strict=True)]
+    messages = [first + team if first >= 0 else -1 for first, team in sent]
     start, values, weight, sizes = [0], [], [], []
     for message in messages:
         own = slice(*costs.messages.links.start[message : message + 2]) if message >= 0 else slice(0)

@@ -256,11 +256,10 @@ def test_bounds_simulate_nothing():
     assert result.exposed() == []
 
 
-def test_full_is_refused_by_tasks_not_by_gpus(monkeypatch):
-    monkeypatch.setattr("ffsim.training.replicate.MAX_FULL_TASKS", 100_000)
-    message = (
-        "at most 100,000 tasks, the plan has 312,960: 9,780 for each of 32 GPUs .* at most 10 GPUs a pipeline rank"
-    )
+def test_full_is_refused_by_tasks_not_by_gpus(monkeypatch, tiny):
+    monkeypatch.setattr("ffsim.training.replicate.MAX_FULL_TASKS", 10_000)
+    n_tasks = tiny.step.prepared.program.graph.n_tasks
+    message = f"at most 10,000 tasks, the plan has {32 * n_tasks:,}: {n_tasks:,} for each of 32 GPUs of a pipeline rank"
     with pytest.raises(ModelDomainError, match=message):
         simulated(MOE, depth="full")
 
