@@ -16,6 +16,7 @@ from ffsim.errors import FfsimError
 
 COMMANDS = {
     "run": "Simulate a workload on a cluster and bill it.",
+    "compare": "Clusters, workloads and plans side by side.",
     "collective": "Time and bandwidth of collectives, as nccl-tests shows them.",
     "explain": "Say what limits a run and how sure the answer is.",
     "calibrate": "Compare measured operators with the model, or fit a profile to them.",

@@ -57,7 +57,7 @@ def command(report: Path | None, trace: Path | None, **options: Any) -> None:
         _write_trace(result, trace, talk)
     if report is not None:
         from ffsim.report.pages import render_answer  # noqa: PLC0415
-        from ffsim.study.validation import verdicts_about  # noqa: PLC0415
+        from ffsim.study.known_figures import verdicts_about  # noqa: PLC0415
 
         talk.progress("drawing the report")
         text = render_answer(result, command=_command(scenario), verdicts=verdicts_about(result))

@@ -15,16 +15,7 @@ from ffsim.compute.measured import Measured, table
 from ffsim.compute.parquet import read_parquet
 from ffsim.compute.profile import Kernel, OperatorProfile, load_profile, plain
 from ffsim.compute.readers import Table, is_parquet, place, read_measured
-from ffsim.compute.timing import (
-    BASES,
-    EXTRAPOLATED,
-    MEASURED,
-    Conditions,
-    is_batched,
-    kinds,
-    machine,
-    time_calls,
-)
+from ffsim.compute.timing import BASES, EXTRAPOLATED, MEASURED, Conditions, is_batched, kinds, machine, time_calls
 from ffsim.config import Source, to_yaml
 from ffsim.errors import Problem, ScenarioError
 from ffsim.hardware import SHELVES, Gpu, load_part
@@ -388,8 +379,8 @@ def _refit(rows: Measured, gpu: Gpu, profile: OperatorProfile, where: str) -> Re
     library = rows.contexts[rows.context[0]].library
     surface = machine(gpu, dtype, Conditions())
     source = Source(ref=where, kind="measured", status="measured")
-    batched = is_batched(rows.operators)
-    known = profile.kernel(family, dtype, library, batched=batched) or profile.kernel(family, dtype, batched=batched)
+    many = is_batched(rows.operators)
+    known = profile.kernel(family, dtype, library, batched=many) or profile.kernel(family, dtype, batched=many)
     issue = issue_s(rows)
     options = [Options(issue=issue, split_k=dtype == "bf16")]
     if known is not None and known.family == family:

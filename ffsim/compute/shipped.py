@@ -66,7 +66,9 @@ def with_training(profiles: dict[str, OperatorProfile]) -> dict[str, OperatorPro
     taken = tuple(_taken_over(kernel, hopper.gpu) for kernel in hopper.kernels if is_training_kernel(kernel))
     extended = {"h200-sxm": hopper}
     for name in ("h100-sxm", "h800-sxm"):
-        extended[name] = replace(profiles[name], kernels=(*profiles[name].kernels, *taken))
+        formats = load_part(Gpu, PARTS[name]).peak
+        known = tuple(kernel for kernel in taken if kernel.dtype in formats)
+        extended[name] = replace(profiles[name], kernels=(*profiles[name].kernels, *known))
     for name in ("a100-sxm", "a100-pcie"):
         extended[name] = ampere_kernels(profiles[name], hopper)
     return {name: extended[name] for name in profiles}

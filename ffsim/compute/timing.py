@@ -44,10 +44,13 @@ class Conditions:
     Attributes:
         sms_for_communication: SMs that communication kernels occupy.
         beside_communication: whether communication is running meanwhile, which slows kernels beyond the lost SMs.
+        elementwise_passes: time of element-wise operators over that of fused ones: 1 for hand-written and compiled
+            kernels, 2.0 to 2.8 where a program runs each operation by itself (GPT layers in eager PyTorch on an H200).
     """
 
     sms_for_communication: int = 0
     beside_communication: bool = False
+    elementwise_passes: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ def time_operators(operators: Operators, gpu: Gpu, profile: OperatorProfile, con
                 correction, basis[place] = _correction(profile, where, context, part)
                 seconds[place] *= np.exp(correction)
             else:
+                seconds[place] *= conditions.elementwise_passes if family == "elementwise" else 1.0
                 basis[place] = INTERPOLATED
         sustained = operators.flop[rows] / where.sustained_flop_per_s
         seconds[rows] = np.maximum(seconds[rows], sustained)

@@ -152,7 +152,7 @@ def ampere_kernels(profile: OperatorProfile, h200: OperatorProfile) -> OperatorP
 
     A product in TF32 runs the same loop over operands twice as long at half the rate: latencies span half as many
     elements of the inner dimension, and the least time of one is twice as long. (On the H200, where this was tested, it
-    is off by 8 % in the median for operands that lie along the inner dimension; other operands Hopper must turn first,
+    is off by 9 % in the median for operands that lie along the inner dimension; other operands Hopper must turn first,
     which Ampere need not.) Batches of products and convolutions are as fast as single products of their tiles: on the
     H200 the same model of single products is off by 7 % on batches and by 10 % on convolutions, in the median, without
     having seen any.

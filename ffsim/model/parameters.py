@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ffsim.model.arrays import Array, Dims, Shape
-from ffsim.model.spec import Gqa, Mla, ModelSpec
+from ffsim.model.spec import CnnSpec, Gqa, Mla, ModelSpec
 
 VOCABULARY_MULTIPLE = 128  # of words on each rank that holds a part of the vocabulary, as Megatron pads it
 Shapes = dict[str, Dims]
@@ -222,14 +222,17 @@ def kv_elements_per_token(spec: ModelSpec) -> int:
     return spec.layers * spec.attention.kv_elements
 
 
-def train_flop_per_token(spec: ModelSpec, sequence_length: int, *, causal: bool = True) -> float:
+def train_flop_per_token(spec: ModelSpec | CnnSpec, sequence_length: int, *, causal: bool = True) -> float:
     """Model FLOP of training on one token, by the convention of DeepSeek's papers.
 
     ``6 * activated parameters (without the input embedding) + 3 * attention``; causal counts half of the score matrix,
-    MTP modules and recomputation are not counted. This is what MFU is defined on, not what the GPUs execute.
+    MTP modules and recomputation are not counted. This is what MFU is defined on, not what the GPUs execute. Of an
+    image three times the products of its forward pass.
 
     Source: arXiv 2505.09343 Table 2 and 4 (reproduces 155 GFLOP for V2 and 250 for V3 at 4,096 tokens).
     """
+    if isinstance(spec, CnnSpec):
+        return 3 * 2.0 * spec.multiply_adds
     pairs = sequence_length / (2 if causal else 1)
     attention = 3 * 2.0 * spec.layers * pairs * spec.attention.score_width
     return 6.0 * count_parameters(spec).activated_without_embedding + attention

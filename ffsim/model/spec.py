@@ -207,6 +207,53 @@ class CnnSpec:
             into = width
         return total
 
+    @property
+    def multiply_adds(self) -> int:
+        """Products of one image's forward pass."""
+        channels, total, side = 3, 0, self.image
+        for stage in self.stages:
+            for width in stage:
+                total += 9 * channels * width * side**2
+                channels = width
+            side //= 2
+        into = self.features
+        for width in self.linears:
+            total += into * width
+            into = width
+        return total
+
+    # What a training run asks of any model: this one is a single layer of one token, with nothing to cut or spread.
+
+    @property
+    def layers(self) -> int:
+        """One: it is not cut into stages."""
+        return 1
+
+    @property
+    def max_context(self) -> int:
+        """One: an image counts as a token."""
+        return 1
+
+    @property
+    def hidden(self) -> int:
+        """Nothing is sent from stage to stage."""
+        return 0
+
+    @property
+    def moe(self) -> None:
+        """No experts."""
+        return
+
+    @property
+    def mtp_layers(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def tied(self) -> bool:
+        """There is no embedding."""
+        return False
+
 
 SHELF = Shelf("model", "models", Path(__file__).parent / "data")
 

@@ -3,6 +3,7 @@
 from ffsim.report.answers import present_answer
 from ffsim.report.calibration import present_calibration, present_refit
 from ffsim.report.collectives import present_collective
+from ffsim.report.compare import present_comparison
 from ffsim.report.flow_lists import present_flows
 from ffsim.report.operators import present_operators
 from ffsim.report.presentations import (
@@ -10,10 +11,10 @@ from ffsim.report.presentations import (
     present_explanation,
     present_listing,
     present_run,
-    present_validation,
 )
 from ffsim.report.storage import present_storage, present_storage_explanation
 from ffsim.report.tables import Format, Presentation, Table, render
+from ffsim.report.validation import present_validation
 
 __all__ = [
     "Format",
@@ -22,6 +23,7 @@ __all__ = [
     "present_answer",
     "present_calibration",
     "present_collective",
+    "present_comparison",
     "present_entry",
     "present_explanation",
     "present_flows",

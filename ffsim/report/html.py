@@ -13,8 +13,9 @@ from markupsafe import Markup
 
 from ffsim.report.figures import all_figures
 from ffsim.report.operators import operator_tables
-from ffsim.report.presentations import explanation_tables, run_tables, validation_table
+from ffsim.report.presentations import explanation_tables, run_tables
 from ffsim.report.tables import Table
+from ffsim.report.validation import validation_table
 from ffsim.report.wording import pieces
 from ffsim.study.result import RunResult
 from ffsim.study.validation import Verdict
@@ -26,7 +27,7 @@ def render_report(result: RunResult, *, command: str, verdicts: Sequence[Verdict
     Args:
         result: the run; one at depth ``bounds`` gets a report without timeline, sensitivities and limits.
         command: what gives the same answer again.
-        verdicts: published figures about this very scenario, from `ffsim.study.validation.verdicts_about`.
+        verdicts: published figures about this very scenario, from `ffsim.study.known_figures.verdicts_about`.
     """
     inputs = result.step.prepared.inputs
     return template("report.html.j2").render(

@@ -10,7 +10,7 @@ from ffsim.study.result import Row, RunResult
 from ffsim.training import Condition, OperatorTable
 from ffsim.units import significant
 
-PHASE_NAMES = {"F": "forward", "B": "input gradient", "W": "weight gradient"}
+PHASE_NAMES = {"F": "forward", "R": "recomputed forward", "B": "input gradient", "W": "weight gradient"}
 PIECE_NAMES = {
     "embedding": "embedding",
     "dense": "dense layer",

@@ -13,9 +13,9 @@ from ffsim.report.collectives import collective_table, collective_title
 from ffsim.report.flow_lists import flow_tables, flows_title
 from ffsim.report.flow_plots import flows_plot
 from ffsim.report.html import render_report, template
-from ffsim.report.presentations import validation_table
 from ffsim.report.storage import present_storage_explanation, storage_tables, storage_title
 from ffsim.report.tables import Table
+from ffsim.report.validation import validation_table
 from ffsim.study.collective_result import CollectiveResult
 from ffsim.study.flows import FlowsResult
 from ffsim.study.kinds import Answered
@@ -47,7 +47,7 @@ def render_answer(answer: Answered, *, command: str, verdicts: Sequence[Verdict]
     Args:
         answer: to a scenario of any kind.
         command: what gives the same answer again.
-        verdicts: published figures about this very scenario, from `ffsim.study.validation.verdicts_about`.
+        verdicts: published figures about this very scenario, from `ffsim.study.known_figures.verdicts_about`.
     """
     if isinstance(answer, RunResult):
         return render_report(answer, command=command, verdicts=verdicts)

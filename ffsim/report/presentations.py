@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ffsim.report.tables import Presentation, Table
-from ffsim.report.wording import input_value, seconds_scale
+from ffsim.report.wording import input_value, seconds_scale, span
 from ffsim.study.catalogue import Entry
 from ffsim.study.result import RunResult
-from ffsim.study.validation import Verdict, summary
 from ffsim.training.memory import KINDS, RankMemory
 from ffsim.units import (
     BYTES,
@@ -85,14 +84,8 @@ def _headline(result: RunResult) -> Table:
     for name, unit, key, note in shown:
         write = unit.format if unit is not None else percent if key.endswith("_frac") else _days
         ends = result.range.get(key)
-        rows.append((name, write(h[key]), _span(write(ends["low"]), write(ends["high"])) if ends else "", note))
+        rows.append((name, write(h[key]), span(write(ends["low"]), write(ends["high"])) if ends else "", note))
     return Table("", ("", "value", "range", ""), rows, right=(1,))
-
-
-def _span(low: str, high: str) -> str:
-    """Two values with one unit, if they share it: ``17.25 to 20.43 s``."""
-    number, _, unit = low.partition(" ")
-    return f"{number} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def _days(days: float) -> str:
@@ -199,7 +192,7 @@ def _sensitivities(result: RunResult, quantity: str, suffix: str, what: Unit) ->
         (
             row["input"],
             input_value(row["input"], row["value"]),
-            _span(input_value(row["input"], row["low"]), input_value(row["input"], row["high"])),
+            span(input_value(row["input"], row["low"]), input_value(row["input"], row["high"])),
             what.format(row[f"{quantity}_at_low_{suffix}"]),
             what.format(row[f"{quantity}_at_high_{suffix}"]),
             row["source"],
@@ -214,63 +207,6 @@ def _sensitivities(result: RunResult, quantity: str, suffix: str, what: Unit) ->
         rows,
         (1, 2, 3, 4),
     )
-
-
-def present_validation(verdicts: Sequence[Verdict]) -> Presentation:
-    """Published against simulated, row by row and by family."""
-    records: list[dict[str, Any]] = [
-        {
-            "id": verdict.row.id,
-            "family": verdict.row.family,
-            "published": verdict.row.value,
-            "simulated": verdict.simulated,
-            "unit": verdict.row.unit,
-            "error_frac": verdict.error,
-            "rel_tol": verdict.row.rel_tol,
-            "passed": verdict.passed,
-            "source": verdict.row.source,
-        }
-        for verdict in verdicts
-    ]
-    families = summary(verdicts)
-    family_rows = [
-        (
-            family["family"],
-            family["rows"],
-            family["within_tolerance"],
-            percent(family["median_abs_error_frac"]),
-            percent(family["worst_abs_error_frac"]),
-        )
-        for family in families
-    ]
-    tables = [
-        validation_table(verdicts),
-        Table(
-            "by family",
-            ("family", "rows", "within tolerance", "median error", "worst error"),
-            family_rows,
-            (1, 2, 3, 4),
-        ),
-    ]
-    data = {"schema": "ffsim.validation/1", "rows": records, "families": families}
-    return Presentation("", tables, data, records)
-
-
-def validation_table(verdicts: Sequence[Verdict]) -> Table:
-    """Published against simulated, row by row."""
-    rows = [
-        (
-            verdict.row.id,
-            f"{significant(verdict.row.value, 5)} {verdict.row.unit}".strip(),
-            f"{significant(verdict.simulated, 5)} {verdict.row.unit}".strip(),
-            f"{verdict.error:+.2%}",
-            f"{verdict.row.rel_tol:.2%}",
-            "ok" if verdict.passed else "OUTSIDE",
-            verdict.row.source,
-        )
-        for verdict in verdicts
-    ]
-    return Table("", ("id", "published", "simulated", "error", "tolerance", "", "source"), rows, (1, 2, 3, 4))
 
 
 def present_listing(entries: Sequence[tuple[str, str, str]]) -> Presentation:

@@ -22,7 +22,17 @@ HOLDERS: dict[str, type] = {
     "gpu": Gpu,
     "switch": Switch,
 }
-SCHEDULE_NAMES = {"1f1b": "1F1B", "dualpipe": "DualPipe", "dualpipev": "DualPipeV"}
+SCHEDULE_NAMES = {
+    "gpipe": "GPipe",
+    "1f1b": "1F1B",
+    "interleaved": "Interleaved 1F1B",
+    "zb-h1": "ZB-H1",
+    "zb-1.5p": "ZB-1.5p",
+    "zb-h2": "ZB-H2",
+    "zb-v": "ZB-V",
+    "dualpipe": "DualPipe",
+    "dualpipev": "DualPipeV",
+}
 SHORT = {"nic": "NIC", "gpu": "GPU"}
 
 
@@ -76,6 +86,16 @@ def seconds_scale(longest_s: float) -> tuple[str, float]:
     """The unit for an axis or a column of times, and what to multiply seconds by."""
     unit = TIME.format(longest_s).rsplit(" ", 1)[1]
     return unit, 1 / TIME.factors[unit]
+
+
+def span(low: str, high: str) -> str:
+    """Two values with one unit, if they share it.
+
+    >>> span("17.25 s", "20.43 s"), span("980 ms", "1.1 s"), span("3", "4")
+    ('17.25 to 20.43 s', '980 ms to 1.1 s', '3 to 4')
+    """
+    number, _, unit = low.partition(" ")
+    return f"{number} to {high}" if unit and high.endswith(f" {unit}") else f"{low} to {high}"
 
 
 def pieces(kinds: Sequence[str]) -> str:

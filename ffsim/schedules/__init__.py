@@ -6,8 +6,7 @@ from ffsim.schedules.bubbles import (
     dualpipe_v_bubble,
     one_f_one_b_bubble,
     zb1p_bubble,
-    zb_h1_bubble,
-    zb_h2_bubble,
+    zb_bubble,
     zb_v_bubble,
 )
 from ffsim.schedules.catalogue import SCHEDULES
@@ -16,6 +15,7 @@ from ffsim.schedules.dualpipe import dualpipe, dualpipe_v
 from ffsim.schedules.family import UNIT_TIMES, Family
 from ffsim.schedules.gpipe import gpipe
 from ffsim.schedules.interleaved import interleaved
+from ffsim.schedules.list_scheduler import ListSchedule, Task, list_schedule
 from ffsim.schedules.one_f_one_b import one_f_one_b
 from ffsim.schedules.ops import Message, Op
 from ffsim.schedules.replay import MessagePlan, Messages, Replay, fixed_costs, plan_messages, replay
@@ -26,6 +26,7 @@ __all__ = [
     "SCHEDULES",
     "UNIT_TIMES",
     "Family",
+    "ListSchedule",
     "Message",
     "MessagePlan",
     "Messages",
@@ -33,6 +34,7 @@ __all__ = [
     "OpTimes",
     "Replay",
     "Schedule",
+    "Task",
     "dualpipe",
     "dualpipe_bubble",
     "dualpipe_v",
@@ -40,13 +42,13 @@ __all__ = [
     "fixed_costs",
     "gpipe",
     "interleaved",
+    "list_schedule",
     "one_f_one_b",
     "one_f_one_b_bubble",
     "plan_messages",
     "replay",
     "zb1p_bubble",
-    "zb_h1_bubble",
-    "zb_h2_bubble",
+    "zb_bubble",
     "zb_v_bubble",
     "zero_bubble",
     "zero_bubble_v",

@@ -50,30 +50,29 @@ def one_f_one_b_bubble(n_ranks: int, t: OpTimes) -> float:
 def zb1p_bubble(n_ranks: int, t: OpTimes) -> float:
     """Idle time per rank under ZB1P as published: ``(PP - 1)(F + B - 2W)``.
 
-    Exact for at least PP micro-batches and W no longer than F and Bi; `zb_h1_bubble` is exact for any W.
+    Exact for at least PP micro-batches and W no longer than F and Bi; `zb_bubble` is exact for any W.
     """
     return (n_ranks - 1) * (t.forward + t.b - 2 * t.weight_gradient)
 
 
-def zb_h1_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float:
-    """Idle time under ZB-H1: every micro-batch but the first lets one W fill what is idle, as far as it is idle.
+def zb_bubble(n_ranks: int, n_micro_batches: int, limit: float, t: OpTimes) -> float:
+    """Idle time under the zero-bubble heuristic: every micro-batch but the first fills some of it, as memory lets it.
 
     Exact for at least PP micro-batches and any durations, and for a single one. Between, the replay may idle for less,
     by up to 0.5 (F + Bi + W), where both F and W are longer than Bi.
+
+    ZB-H2 (limit 2 PP) is published as ``(PP - 1)(F + Bi - 2W)`` (arXiv 2401.10241), counted from the first operation of
+    each rank: what a step takes where no barrier stands between steps. From the start of the step the last rank always
+    waits for the first forward.
+
+    Args:
+        n_ranks: PP, one stage each.
+        n_micro_batches: per step.
+        limit: most micro-batches that a rank holds, at least PP: PP for ZB-H1, 2 PP for ZB-H2.
+        t: durations.
     """
     shortest = min(t.forward, t.input_gradient, t.weight_gradient)
-    return (n_ranks - 1) * (t.forward + t.input_gradient) - (min(n_micro_batches, n_ranks) - 1) * shortest
-
-
-def zb_h2_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float:
-    """Idle time under ZB-H2, whose last rank waits for the first forward only: at least ``(PP - 1) F``.
-
-    Exact for at least PP micro-batches and any durations. Below, as `zb_h1_bubble`. Published as ``(PP - 1)(F + Bi -
-    2W)`` (arXiv 2401.10241), which counts from the first operation of each rank: what a step takes where no barrier
-    stands between steps.
-    """
-    shortest = min(t.forward, t.input_gradient, t.weight_gradient)
-    filled = (min(n_micro_batches, 2 * n_ranks) - 1) * shortest
+    filled = (min(n_micro_batches, int(limit)) - 1) * shortest
     return max((n_ranks - 1) * t.forward, (n_ranks - 1) * (t.forward + t.input_gradient) - filled)
 
 

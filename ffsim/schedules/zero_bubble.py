@@ -13,7 +13,7 @@ from __future__ import annotations
 from itertools import product
 from math import ceil
 
-from ffsim.schedules.bubbles import OpTimes, zb_h1_bubble, zb_h2_bubble
+from ffsim.schedules.bubbles import OpTimes, zb_bubble
 from ffsim.schedules.data import Schedule, from_orders
 from ffsim.schedules.family import Family, Request, no_obstacle
 from ffsim.schedules.ops import Op, OpKind
@@ -55,36 +55,31 @@ def zero_bubble(
     return from_orders(name, tuple((rank,) for rank in range(n_ranks)), n_micro_batches, orders)
 
 
-def _make(request: Request, name: str, multiple: float) -> Schedule:
-    limit = multiple * request.n_ranks
-    return zero_bubble(name, request.n_ranks, request.n_micro_batches, limit, request.times, request.message_s)
+def _family(name: str, title: str, multiple: float) -> Family:
+    """The heuristic with the activations of so many times the ranks; no rank holds more, all as many if it helps."""
+
+    def limit(request: Request) -> float:
+        return multiple * request.n_ranks
+
+    def make(request: Request) -> Schedule:
+        counts = (request.n_ranks, request.n_micro_batches)
+        return zero_bubble(name, *counts, limit(request), request.times, request.message_s)
+
+    return Family(
+        name=name,
+        title=title,
+        make=make,
+        obstacle=no_obstacle,
+        bubble_form=lambda request: zb_bubble(request.n_ranks, request.n_micro_batches, limit(request), request.times),
+        activations_form=lambda request: (float(min(request.n_micro_batches, int(limit(request)))),) * request.n_ranks,
+        splits_backward=True,
+        needs_times=True,
+    )
 
 
-def _activations(request: Request, multiple: int) -> tuple[float, ...]:
-    """The limit: never more, and as many for equal durations."""
-    return (float(min(request.n_micro_batches, multiple * request.n_ranks)),) * request.n_ranks
-
-
-ZB_H1 = Family(
-    name="zb-h1",
-    title="1F1B with weight gradients put off; no more memory than 1F1B's first rank, on every rank",
-    make=lambda request: _make(request, "zb-h1", 1),
-    obstacle=no_obstacle,
-    bubble_form=lambda request: zb_h1_bubble(request.n_ranks, request.n_micro_batches, request.times),
-    activations_form=lambda request: _activations(request, 1),
-    splits_backward=True,
-    needs_times=True,
-)
-ZB_H2 = Family(
-    name="zb-h2",
-    title="the same with twice the memory, so that ranks only wait for the first micro-batch",
-    make=lambda request: _make(request, "zb-h2", 2),
-    obstacle=no_obstacle,
-    bubble_form=lambda request: zb_h2_bubble(request.n_ranks, request.n_micro_batches, request.times),
-    activations_form=lambda request: _activations(request, 2),
-    splits_backward=True,
-    needs_times=True,
-)
+ZB_H1 = _family("zb-h1", "1F1B with weight gradients put off; every rank holds as much as 1F1B's first", 1)
+ZB_1_5P = _family("zb-1.5p", "between zb-h1 and zb-h2: holds half as much again as zb-h1", 1.5)
+ZB_H2 = _family("zb-h2", "holds twice as much as zb-h1, so that ranks only wait for the first micro-batch", 2)
 
 
 class _Attempt:

@@ -14,6 +14,7 @@ from ffsim.hardware import TYPES, load_part
 from ffsim.model.parameters import count_parameters
 from ffsim.model.spec import SHELF as MODELS
 from ffsim.model.spec import AnyModel, ModelSpec, load_any_model
+from ffsim.schedules import SCHEDULES
 from ffsim.storage import ReadSpec
 from ffsim.study.collective_spec import CollectiveSpec
 from ffsim.study.flows import FlowsSpec
@@ -59,12 +60,15 @@ class Entry:
 
 def listing(kind: str | None = None) -> list[tuple[str, str, str]]:
     """Kind, name and title of every entry, or of those of one kind."""
-    return [
+    entries = [
         (each, name, _title(each, name))
         for each, shelf in SHELVES.items()
         if kind in {None, each}
         for name in shelf.names()
     ]
+    if kind in {None, "schedule"}:
+        entries += [("schedule", name, family.title) for name, family in SCHEDULES.items()]
+    return entries
 
 
 def _title(kind: str, name: str) -> str:

@@ -35,7 +35,7 @@ class Provenance:
     seed: int
 
 
-PHASE_NAMES = {"F": "forward_s", "B": "input_gradient_s", "W": "weight_gradient_s"}
+PHASE_NAMES = {"F": "forward_s", "R": "recomputed_s", "B": "input_gradient_s", "W": "weight_gradient_s"}
 
 
 @dataclass(frozen=True, kw_only=True)

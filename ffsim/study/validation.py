@@ -1,8 +1,8 @@
 """Published figures against ours: rows of data, ours or a user's, run and judged.
 
 A row names a subject (a run, a model, a cluster, a network or a schedule), a quantity of it, and the published value
-with its tolerance and source. Nothing in ffsim is fitted to these rows, but for the two unit prices of a network, which
-come from the cost of two of five.
+with its tolerance and source; a file may say what a family of rows is to reach as a whole. Nothing in ffsim is fitted
+to these rows, but for the two unit prices of a network, which come from the cost of two of five.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from ffsim.config import Shelf, TaggedBy, build, read_document, spec
 from ffsim.economics import network_cost
@@ -20,28 +20,33 @@ from ffsim.model.parameters import count_parameters, kv_elements_per_token, trai
 from ffsim.model.spec import ModelSpec, load_any_model
 from ffsim.schedules import SCHEDULES, OpTimes, replay
 from ffsim.study.collective import subject_quantities
-from ffsim.study.collective_result import CollectiveResult
-from ffsim.study.collective_spec import BARRIER_SIZES, CollectiveSubject
-from ffsim.study.flows import is_list
-from ffsim.study.kinds import Answered, answer
+from ffsim.study.collective_spec import CollectiveSubject
+from ffsim.study.families import FamilyGoal, FamilySummary, Judged, summarise
+from ffsim.study.kinds import Answered
+from ffsim.study.outcomes import FITS, Outcome, Progress, ask_all, number_at
 from ffsim.study.row_units import unit_of
 from ffsim.study.scenario import Scenario
-from ffsim.topology import SHELF as CLUSTERS
 from ffsim.topology import FabricOfSwitches, build_topology, full_network, load_cluster
-from ffsim.training import SHELF as WORKLOADS
 from ffsim.training import Depth
 from ffsim.training.spec import ScheduleName
 
 BF16_BYTES = 2
-Answer = dict[str, Any]
 
 
 @spec
 class RunSubject:
-    """A workload of any kind, run; quantities are paths into its JSON (``headline.step_s``, ``rows.0.time_s``)."""
+    """A workload of any kind, run.
+
+    Quantities: paths into its JSON (``headline.step_s``, ``rows.0.time_s``), kinds of memory of a pipeline rank
+    (``memory.0.weights+optimizer_bytes``), and ``fits``: 1, or 0 where it is refused for want of memory.
+
+    Attributes:
+        also: further workloads, run alike, whose quantity is added: the phases of one published total.
+    """
 
     cluster: str
     workload: str
+    also: tuple[str, ...] = ()
     set: dict[str, str | int | float | bool] | None = None
     depth: Depth = "folded"
 
@@ -132,41 +137,72 @@ class Row:
 
 @spec
 class RowFile:
-    """A file of rows."""
+    """A file of rows.
+
+    Attributes:
+        families: what families of its rows are to reach as a whole.
+    """
 
     rows: tuple[Row, ...]
+    families: dict[str, FamilyGoal] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """A row and what we get for it, in the row's own unit."""
+    """A row and what we get for it, in the row's own unit; or why we get nothing.
+
+    Attributes:
+        simulated: none where the question was refused.
+        refusal: the reason.
+    """
 
     row: Row
-    simulated: float
+    simulated: float | None
+    refusal: str = ""
 
     @property
-    def error(self) -> float:
-        """Relative error, signed; the plain difference where zero is published."""
+    def error(self) -> float | None:
+        """Relative error, signed; the plain difference where zero is published; none without an answer."""
+        if self.simulated is None:
+            return None
         return (self.simulated - self.row.value) / self.row.value if self.row.value else self.simulated
 
     @property
     def passed(self) -> bool:
         """Whether the error is within the tolerance (with room for rounding where it is zero)."""
-        return abs(self.error) <= self.row.rel_tol + 1e-9
+        return self.error is not None and abs(self.error) <= self.row.rel_tol + 1e-9
+
+    @property
+    def miss(self) -> str:
+        """What is wrong where it has not passed."""
+        if self.error is None:
+            return f"has no answer: {self.refusal}"
+        return f"error {self.error:+.2%} is outside the tolerance of {self.row.rel_tol:.2%}"
 
 
 SHELF = Shelf("validation", "validation", Path(__file__).parent / "rows")
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
+    """The rows of a file; see `read_row_file`."""
+    return read_row_file(path).rows
+
+
+def read_row_file(path: Path) -> RowFile:
     """Read a file of rows: a list, or a mapping with the list under ``rows``.
 
     Raises:
         ScenarioError: everything wrong with it.
     """
     document = read_document(path, sequence_key="rows")
-    rows = build(document, RowFile).rows
+    file = build(document, RowFile)
+    rows = file.rows
     seen: set[str] = set()
+    known = {row.family for row in rows}
+    for name in file.families or {}:
+        if name not in known:
+            fix = f"name one of {', '.join(sorted(known))}"
+            document.report(("families", name), "no row of this file is of this family", fix, key=True)
     for number, row in enumerate(rows):
         if row.id in seen:
             document.report(("rows", number, "id"), f"duplicate id {row.id!r}", "give every row its own")
@@ -175,101 +211,90 @@ def read_rows(path: Path) -> tuple[Row, ...]:
         if problem:
             document.report(("rows", number, "unit"), *problem)
     document.raise_problems()
-    return rows
+    return file
+
+
+def shipped_row_files() -> tuple[RowFile, ...]:
+    """All files of rows that ship with ffsim."""
+    return tuple(read_row_file(SHELF.find(name)) for name in SHELF.names())
 
 
 def shipped_rows() -> tuple[Row, ...]:
     """All rows that ship with ffsim."""
-    return tuple(row for name in SHELF.names() for row in read_rows(SHELF.find(name)))
+    return tuple(row for file in shipped_row_files() for row in file.rows)
 
 
-def verdicts_about(result: Answered) -> list[Verdict]:
-    """What shipped rows say about a run: the same files, overrides and depth; or about collectives of its answer."""
-    if isinstance(result, CollectiveResult):
-        return _about_collectives(result)
-    mine = _identity(result.scenario)
-    files = [path for path in map(SHELF.find, SHELF.names()) if mine[1].stem in path.read_text(encoding="utf-8")]
-    rows = [row for path in files for row in read_rows(path)]
-    asked = [(row, _scenario(row.run)) for row in rows if row.run is not None]
-    same = [(row, scenario) for row, scenario in asked if _identity(scenario) == mine]
-    return validate([row for row, _ in same], {scenario: result for _, scenario in same})
+def family_goals(files: Iterable[RowFile]) -> dict[str, FamilyGoal]:
+    """What families are to reach; a goal of a later file replaces that of an earlier one."""
+    return {name: goal for file in files for name, goal in (file.families or {}).items()}
 
 
-def _identity(scenario: Scenario) -> tuple[Path, Path, tuple[str, ...], Depth]:
-    """What two ways to write the same question have in common."""
-    name = scenario.workload
-    cluster, workload = CLUSTERS.find(scenario.cluster), Path(name) if is_list(name) else WORKLOADS.find(name)
-    return cluster.resolve(), workload.resolve(), tuple(sorted(scenario.overrides)), scenario.depth
-
-
-def _about_collectives(result: CollectiveResult) -> list[Verdict]:
-    """Rows that ask about a case of the answer, on the same cluster as its file has it."""
-    question, scenario = result.question, result.scenario
-    spec = question.spec
-    alone = spec.groups == 1 and spec.background is None and spec.routing is None and not scenario.overrides
-    if not alone or scenario.depth == "bounds":
-        return []
-    cluster = CLUSTERS.find(scenario.cluster).resolve()
-    answers = {
-        (one.case.op, one.case.algorithm, one.case.nodes, one.case.size_bytes): one.quantities
-        for one in result.measured
-    }
-    verdicts = []
-    for row in shipped_rows():
-        asked = row.collective
-        if asked is None or asked.set or asked.groups > 1 or CLUSTERS.find(asked.cluster).resolve() != cluster:
-            continue
-        found = answers.get((asked.op, asked.algorithm, asked.nodes[0], (asked.size or BARRIER_SIZES)[0]))
-        gpus = asked.gpus_per_node or question.cluster.gpus_per_node
-        if found is not None and asked.placement == spec.placement and gpus == question.gpus_per_node:
-            value = _look_up(row, found) / unit_of(row.quantity).factors[row.unit]
-            verdicts.append(Verdict(row=row, simulated=value))
-    return verdicts
-
-
-def validate(rows: Iterable[Row], runs: dict[Scenario, Answered] | None = None) -> list[Verdict]:
+def validate(
+    rows: Iterable[Row],
+    runs: dict[Scenario, Answered] | None = None,
+    *,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> list[Verdict]:
     """Run rows; runs that several rows ask about are simulated once.
 
     Args:
         rows: what to check.
         runs: results that are there already.
+        jobs: processes that simulate.
+        progress: told about every run, see `ask_all`.
 
     Raises:
-        ScenarioError: a row names something that does not exist.
+        ScenarioError: everything that rows name and that does not exist.
     """
-    answers = {scenario: result.to_dict() for scenario, result in (runs or {}).items()}
-    verdicts = []
+    rows = list(rows)
+    known = {scenario: Outcome(answer=result.to_dict()) for scenario, result in (runs or {}).items()}
+    asked = [scenario for row in rows if row.run for scenario in scenarios_of(row.run) if scenario not in known]
+    known |= ask_all(asked, jobs, progress)
+    verdicts: list[Verdict] = []
+    problems: list[Problem] = []
     for row in rows:
         try:
-            value = _quantity(row, answers)
+            verdicts.append(_verdict(row, known))
         except ScenarioError as error:
-            raise ScenarioError(
-                [replace(problem, where=problem.where or row.id) for problem in error.problems]
-            ) from None
-        verdicts.append(Verdict(row=row, simulated=value / unit_of(row.quantity).factors[row.unit]))
+            problems += [replace(problem, where=problem.where or row.id) for problem in error.problems]
+    if problems:
+        raise ScenarioError(list(dict.fromkeys(problems)))
     return verdicts
 
 
-def _quantity(row: Row, answers: dict[Scenario, Answer]) -> float:
-    """The quantity of a row in base units."""
+def _verdict(row: Row, outcomes: dict[Scenario, Outcome]) -> Verdict:
     if row.run is not None:
-        return _run_quantity(row, row.run, answers)
+        value, refusal = _run_quantity(row, [outcomes[scenario] for scenario in scenarios_of(row.run)])
+    else:
+        value, refusal = _quantity(row), ""
+    scale = unit_of(row.quantity).factors[row.unit]
+    return Verdict(row=row, simulated=None if value is None else value / scale, refusal=refusal)
+
+
+def _quantity(row: Row) -> float:
+    """The quantity of a row that asks for no run, in base units."""
     if row.collective is not None:
-        return _look_up(row, subject_quantities(row.collective))
+        return look_up(row, subject_quantities(row.collective))
     if row.model is not None:
-        return _look_up(row, _model_quantities(row.model))
+        return look_up(row, _model_quantities(row.model))
     if row.cluster is not None:
-        return _look_up(row, _cluster_quantities(row.cluster))
+        return look_up(row, _cluster_quantities(row.cluster))
     if row.network is not None:
-        return _look_up(row, _network_quantities(row.network))
+        return look_up(row, _network_quantities(row.network))
     assert row.schedule is not None
     try:
-        return _look_up(row, _schedule_quantities(row.schedule))
+        return look_up(row, _schedule_quantities(row.schedule))
     except ValueError as error:
         raise ScenarioError(Problem(where=row.id, path="schedule", what=str(error))) from None
 
 
-def _look_up(row: Row, quantities: dict[str, float]) -> float:
+def look_up(row: Row, quantities: dict[str, float]) -> float:
+    """What the last step of a row's quantity names.
+
+    Raises:
+        ScenarioError: there is nothing of that name.
+    """
     name = row.quantity.rpartition(".")[2]
     if name not in quantities:
         raise ScenarioError(
@@ -283,29 +308,33 @@ def _look_up(row: Row, quantities: dict[str, float]) -> float:
     return quantities[name]
 
 
-def _scenario(subject: RunSubject) -> Scenario:
+def scenarios_of(subject: RunSubject) -> list[Scenario]:
+    """What a row asks to be run: one scenario for each of its workloads."""
     overrides = tuple(f"{path}={value}" for path, value in (subject.set or {}).items())
-    return Scenario(
-        cluster=subject.cluster, workload=subject.workload, overrides=overrides, depth=subject.depth, ranges=False
-    )
+    return [
+        Scenario(cluster=subject.cluster, workload=workload, overrides=overrides, depth=subject.depth, ranges=False)
+        for workload in (subject.workload, *subject.also)
+    ]
 
 
-def _run_quantity(row: Row, subject: RunSubject, answers: dict[Scenario, Answer]) -> float:
-    scenario = _scenario(subject)
-    if scenario not in answers:
-        answers[scenario] = answer(scenario).to_dict()
-    found: Any = answers[scenario]
-    for step in row.quantity.split("."):
-        if isinstance(found, list) and step.isdigit() and int(step) < len(found):
-            found = found[int(step)]
-        else:
-            found = found.get(step) if isinstance(found, dict) else None
-    if not isinstance(found, int | float):
-        known = ", ".join(f"headline.{name}" for name in answers[scenario].get("headline", {})) or "rows.0.time_s"
+def _run_quantity(row: Row, outcomes: Sequence[Outcome]) -> tuple[float | None, str]:
+    """The quantity of a row in base units, summed over its runs; or none, and why."""
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    if problems:
+        raise ScenarioError(problems)
+    refusals = [outcome for outcome in outcomes if outcome.answer is None]
+    if row.quantity == FITS and all(outcome.too_large for outcome in refusals):
+        return float(not refusals), ""
+    if refusals:
+        return None, refusals[0].refusal
+    found = [number_at(outcome.answer, row.quantity) for outcome in outcomes]
+    if None in found:
+        answered = outcomes[found.index(None)].answer or {}
+        known = ", ".join(f"headline.{name}" for name in answered.get("headline", {})) or "rows.0.time_s"
         raise ScenarioError(
             Problem(where=row.id, path="quantity", what=f"no number at {row.quantity!r}", fix=f"for example {known}")
         )
-    return float(found)
+    return sum(number for number in found if number is not None), ""
 
 
 def _cluster_quantities(subject: ClusterSubject) -> dict[str, float]:
@@ -380,23 +409,10 @@ def _unit_problem(row: Row) -> tuple[str, str] | None:
     return f"cannot read {row.unit!r} as {unit.dimension}", f"use one of {known}"
 
 
-def summary(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """By family: rows, those within tolerance, median and largest absolute error."""
-    families: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        families.setdefault(verdict.row.family or "other", []).append(verdict)
-    table = []
-    for family, members in families.items():
-        errors = sorted(abs(verdict.error) for verdict in members)
-        table.append(
-            {
-                "family": family,
-                "rows": len(members),
-                "within_tolerance": sum(verdict.passed for verdict in members),
-                "median_abs_error_frac": errors[len(errors) // 2]
-                if len(errors) % 2
-                else sum(errors[len(errors) // 2 - 1 :][:2]) / 2,
-                "worst_abs_error_frac": errors[-1],
-            }
-        )
-    return table
+def summary(verdicts: Sequence[Verdict], goals: dict[str, FamilyGoal] | None = None) -> tuple[FamilySummary, ...]:
+    """How well every family is met, and its goals."""
+    judged = [
+        Judged(one.row.id, one.row.family or "other", one.row.value, one.simulated, one.error, one.passed)
+        for one in verdicts
+    ]
+    return summarise(judged, goals or {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, get_args
 
 from ffsim.config import (
+    Amount,
     Bytes,
     Count,
     EnergyPrice,
@@ -198,6 +199,22 @@ class FaultSpec:
 
 
 @spec
+class RelativePrice:
+    """What nodes and network cost, in a unit that means something only beside other clusters priced in it.
+
+    Attributes:
+        unit: names it: two clusters may be compared where theirs are the same.
+        gpus: that the prices are for.
+        nodes, network: all of them together; the network with its cables.
+    """
+
+    unit: str
+    gpus: Count
+    nodes: Figure[Amount]
+    network: Figure[Amount]
+
+
+@spec
 class PublishedCount:
     """What the literature counts, to stand beside what ffsim counts (``Topology.counts``)."""
 
@@ -217,6 +234,7 @@ class ClusterSpec:
         rental: price of one GPU for one hour; its source carries the date. [USD/GPU-hour]
         pue: power drawn by the site over power drawn by its machines.
         energy_price: [USD/J]
+        relative_price: of buying it, where somebody has published one.
         notes: what is assumed, and what does not add up.
     """
 
@@ -231,6 +249,7 @@ class ClusterSpec:
     rental: Figure[GpuHourPrice]
     pue: Figure[Ratio]
     energy_price: Figure[EnergyPrice]
+    relative_price: RelativePrice | None = None
     published: tuple[PublishedCount, ...] = ()
     notes: tuple[str, ...] = ()
 

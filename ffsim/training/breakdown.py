@@ -84,18 +84,19 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
             per_rank = np.bincount(program.rank[rows], weights=spent, minlength=n_ranks)
             exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank * usual
             exposed[STRAGGLER] += per_rank * (1 - usual)
-    rows = program.category == "optimizer"
+    rows = program.of("optimizer")
     step = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
     exposed["optimizer"] += step * usual
     exposed[STRAGGLER] += step * (1 - usual)
     receiver = _receivers(program)
+    messages = {category: np.flatnonzero(program.of(category)) for category in EXPOSED}
     for rank in range(n_ranks):
-        for name, value in _idle_causes(program, timeline, rank, on_compute, receiver).items():
+        for name, value in _idle_causes(program, timeline, rank, on_compute, receiver, messages).items():
             exposed[name][rank] += value
         left = step_s - sum(float(column[rank]) for column in exposed.values())
         exposed[BUBBLE][rank] = left if left > ROUNDING * step_s else 0.0
     for cause in EXPOSED:
-        rows = program.category == cause
+        rows = program.of(cause)
         if cause in ALWAYS_LISTED or rows.any():
             busy[cause] = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
     busy["compute"] = np.bincount(program.rank[on_compute], weights=seconds[on_compute], minlength=n_ranks)
@@ -124,13 +125,16 @@ def _receivers(program: Program) -> Ints:
     return np.where(other >= 0, other, program.rank)
 
 
-def _idle_causes(program: Program, timeline: Timeline, rank: int, on_compute: Ints, receiver: Ints) -> dict[str, float]:
+def _idle_causes(
+    program: Program, timeline: Timeline, rank: int, on_compute: Ints, receiver: Ints, messages: dict[str, Ints]
+) -> dict[str, float]:
     """Seconds in which a rank computes nothing, by what is under way from or to it meanwhile."""
-    mine = (program.rank == rank) | (receiver == rank)
-    covered = _intervals(timeline, (program.rank == rank) & on_compute)
+    covered = _intervals(timeline, np.flatnonzero((program.rank == rank) & on_compute))
     result = {}
     for category, name in EXPOSED.items():
-        with_this = _merge(np.concatenate([covered, _intervals(timeline, mine & (program.category == category))]))
+        rows = messages[category]
+        mine = rows[(program.rank[rows] == rank) | (receiver[rows] == rank)]
+        with_this = _merge(np.concatenate([covered, _intervals(timeline, mine)])) if len(mine) else covered
         result[name] = _length(with_this) - _length(covered)
         covered = with_this
     return result
@@ -174,7 +178,7 @@ def operation_times(program: Program, timeline: Timeline) -> tuple[Floats, Float
     From its first kernel or transfer to its last one; where its first transfer goes out before the operation ahead of
     it on the rank has ended, from that end on, so that operations of a rank follow each other.
     """
-    real = (program.op >= 0) & (program.category != "start") & (program.category != "end")
+    real = (program.op >= 0) & ~program.of("start") & ~program.of("end")
     first, last = np.full(len(program.ops), np.inf), np.zeros(len(program.ops))
     np.minimum.at(first, program.op[real], timeline.start_s[real])
     np.maximum.at(last, program.op[real], timeline.end_s[real])

@@ -18,6 +18,7 @@ from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
 from ffsim.model.parameters import count
 from ffsim.model.pieces import PieceKind, Workpiece, lower_piece, piece_shapes
+from ffsim.model.spec import CnnSpec, ModelSpec
 from ffsim.model.tape import Phase
 from ffsim.training.inputs import Inputs
 
@@ -27,6 +28,7 @@ Ints = np.ndarray[Any, Any]
 PIECES: tuple[PieceKind, ...] = get_args(PieceKind)
 PHASES: tuple[Phase, ...] = get_args(Phase)
 MAX_SEGMENTS = 16
+LAYERS: tuple[PieceKind, ...] = ("dense", "moe", "convolutions", "classifier")
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Condition = Literal["alone", "beside", "overlapped"]
 """What else the GPU does meanwhile: nothing, expert traffic by SMs set aside for it, NCCL's kernels."""
@@ -129,14 +131,7 @@ def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
 
 def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
     """Lower every piece that the model has."""
-    spec = inputs.model
-    kinds: list[PieceKind] = ["embedding", "head"]
-    if spec.moe is None or spec.moe.first_dense > 0:
-        kinds.append("dense")
-    if spec.moe is not None and spec.moe.first_dense < spec.layers:
-        kinds.append("moe")
-    if spec.mtp_layers:
-        kinds.append("mtp")
+    spec, kinds = inputs.model, _kinds(inputs.model)
     work = workpiece(inputs, ep, micro_batch)
     plan = inputs.spec.plan
     shapes = {
@@ -159,6 +154,19 @@ def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
         dense_parameters={kind: count(parts) - experts[kind] for kind, parts in shapes.items()},
         expert_parameters=experts,
     )
+
+
+def _kinds(model: ModelSpec | CnnSpec) -> list[PieceKind]:
+    if isinstance(model, CnnSpec):
+        return ["convolutions", "classifier"]
+    kinds: list[PieceKind] = ["embedding", "head"]
+    if model.moe is None or model.moe.first_dense > 0:
+        kinds.append("dense")
+    if model.moe is not None and model.moe.first_dense < model.layers:
+        kinds.append("moe")
+    if model.mtp_layers:
+        kinds.append("mtp")
+    return kinds
 
 
 def _kept(lowered: Lowered, inputs: Inputs, ep: int) -> Lowered:
@@ -236,7 +244,7 @@ def time_pieces(inputs: Inputs, pieces: Pieces) -> PieceTimes:
         where = (kernels.piece, phase, segment, np.full(len(o), number))
         np.add.at(seconds, (*where, family), each)
         np.add.at(issued, where, o.kernels)
-    layers = np.isin(kernels.piece, [PIECES.index("dense"), PIECES.index("moe")])
+    layers = np.isin(kernels.piece, [PIECES.index(kind) for kind in LAYERS])
     at = CONDITIONS.index("beside")
     each, basis = kernels.seconds[at][layers], kernels.basis[at][layers]
     shares: dict[str, float] = {name: float(each[basis == code].sum() / each.sum()) for code, name in enumerate(BASES)}

@@ -20,7 +20,7 @@ from ffsim.config import Source
 from ffsim.errors import Problem, ScenarioError
 from ffsim.model.eplb import ExpertPlacement, busiest_over_mean, contiguous, policy, rebalance
 from ffsim.model.routing_load import zipf_loads
-from ffsim.model.spec import ModelSpec
+from ffsim.model.spec import CnnSpec, ModelSpec
 from ffsim.training.spec import ExpertLoadSpec
 
 Floats = np.ndarray[Any, Any]
@@ -108,7 +108,7 @@ def _place(loads: Floats, placing: ExpertLoadSpec, routing: Routing, n_nodes: in
     return rebalance(loads, loads.shape[1] + placing.redundant_experts, routing.groups, n_nodes, n_ranks)
 
 
-def load_expert_tokens(spec: ExpertLoadSpec, model: ModelSpec, near: Path) -> ExpertTokens:
+def load_expert_tokens(spec: ExpertLoadSpec, model: ModelSpec | CnnSpec, near: Path) -> ExpertTokens:
     """Read or draw the loads that a workload states.
 
     Args:

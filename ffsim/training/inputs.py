@@ -11,7 +11,7 @@ from ffsim.compute import OperatorProfile, load_profile
 from ffsim.config import Document, Override, build, expect_kind, load_document, merge, nest
 from ffsim.errors import ScenarioError
 from ffsim.model.precision import Precision, load_precision
-from ffsim.model.spec import ModelSpec, load_model
+from ffsim.model.spec import CnnSpec, ModelSpec, load_any_model
 from ffsim.schedules import SCHEDULES
 from ffsim.topology import Cluster, Topology, build_topology, with_faults
 from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
@@ -31,7 +31,7 @@ class Inputs:
     cluster: Cluster
     topology: Topology
     spec: PretrainSpec
-    model: ModelSpec
+    model: ModelSpec | CnnSpec
     precision: Precision
     profile: OperatorProfile
     kernels: ExpertKernels
@@ -128,7 +128,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     near = Path(document.file).parent
     problems = document.problems
     found: dict[str, object] = {}
-    for key, load in (("model", load_model), ("precision", load_precision), ("software", load_software)):
+    for key, load in (("model", load_any_model), ("precision", load_precision), ("software", load_software)):
         try:
             found[key] = load(getattr(spec, key), near=near)
         except ScenarioError as error:
@@ -145,7 +145,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     if problems:
         document.raise_problems()
     model, precision, kernels, software = (found[key] for key in ("model", "precision", "kernels", "software"))
-    assert isinstance(model, ModelSpec)
+    assert isinstance(model, ModelSpec | CnnSpec)
     assert isinstance(precision, Precision)
     assert isinstance(kernels, ExpertKernels)
     assert isinstance(software, Software)
@@ -165,7 +165,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
 
 def _expert_tokens(document: Document, spec: PretrainSpec, model: object, near: Path) -> ExpertTokens | None:
     """The loads of the experts if the workload states any; what is wrong with them is reported."""
-    if spec.expert_loads is None or not isinstance(model, ModelSpec):
+    if spec.expert_loads is None or not isinstance(model, ModelSpec | CnnSpec):
         return None
     try:
         return load_expert_tokens(spec.expert_loads, model, near)

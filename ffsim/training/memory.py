@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from ffsim.errors import InfeasiblePlan, Problem
+from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Operators
 from ffsim.model.parameters import count, layer_shapes
+from ffsim.model.spec import CnnSpec
 from ffsim.schedules import SCHEDULES, Schedule
 from ffsim.training.costs import Pieces
 from ffsim.training.inputs import Inputs
@@ -20,7 +22,16 @@ from ffsim.training.stages import Stage
 from ffsim.units import BYTES
 
 MemoryKind = Literal[
-    "weights", "gradients", "optimizer", "activations", "workspace", "communication", "framework", "fragmentation"
+    "weights",
+    "gradients",
+    "optimizer",
+    "activations",
+    "replay",
+    "gathered",
+    "workspace",
+    "communication",
+    "framework",
+    "fragmentation",
 ]
 KINDS: tuple[MemoryKind, ...] = get_args(MemoryKind)
 
@@ -32,14 +43,18 @@ class RankMemory:
     Attributes:
         rank: pipeline rank.
         stages: stages it holds.
-        by_kind: bytes of each kind; ``activations`` at their peak over the schedule.
+        by_kind: bytes of each kind; ``activations`` at their peak over the schedule; ``replay`` what the recomputation
+            of one piece keeps until its backward pass is done; ``gathered`` what is whole for a while of what ranks
+            share: parameters and gradients in use, buckets on their way.
         activation_shares: of the peak, bytes by stage.
+        host_bytes: of the rank's share of host memory, where states are offloaded.
     """
 
     rank: int
     stages: tuple[int, ...]
     by_kind: dict[MemoryKind, float]
     activation_shares: dict[int, float]
+    host_bytes: float = 0.0
 
     @property
     def total(self) -> float:
@@ -48,11 +63,15 @@ class RankMemory:
 
 
 def memory(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces) -> tuple[RankMemory, ...]:
-    """Work out the memory of every pipeline rank."""
+    """Work out the memory of every pipeline rank.
+
+    Domain: every allocation of a kind is at its own peak at the same moment, which is at most a piece's worth more than
+    the fullest moment holds; what a framework keeps beyond these kinds is the margin of ``assumptions.fragmentation``.
+    """
     activations = []
     for rank, held in enumerate(layout.schedule.placement):
-        saved = [sum(pieces.lowered[piece].saved_bytes for piece in stages[stage].pieces) for stage in held]
-        activations.append(dict(zip(held, _peak(layout.schedule, rank, saved), strict=True)))
+        kept = [_kept(stages[stage], pieces) for stage in held]
+        activations.append(dict(zip(held, _peak(layout.schedule, rank, kept), strict=True)))
     return with_activations(inputs, layout, stages, pieces, activations)
 
 
@@ -67,6 +86,24 @@ def with_activations(
     return tuple(_rank_memory(inputs, layout, stages, pieces, rank, shares) for rank, shares in enumerate(activations))
 
 
+class _Kept(NamedTuple):
+    """Activation bytes of a micro-batch in a stage: after its forward pass, and once only weight gradients wait."""
+
+    saved: float
+    for_weights: float
+
+
+def _kept(stage: Stage, pieces: Pieces) -> _Kept:
+    """What a stage keeps. A piece that is not replayed where others are keeps all that a replay would."""
+    saved = for_weights = 0.0
+    for place, piece in enumerate(stage.pieces):
+        lowered = pieces.lowered[piece]
+        whole = lowered.replayed_bytes and place not in stage.replayed
+        saved += lowered.replayed_bytes if whole else lowered.saved_bytes
+        for_weights += lowered.weight_bytes
+    return _Kept(saved, for_weights)
+
+
 def _rank_memory(
     inputs: Inputs,
     layout: Layout,
@@ -75,26 +112,65 @@ def _rank_memory(
     rank: int,
     activation_shares: dict[int, float],
 ) -> RankMemory:
-    p, assumptions = inputs.precision, inputs.spec.assumptions
+    assumptions, plan = inputs.spec.assumptions, inputs.spec.plan
     held, activations = layout.schedule.placement[rank], sum(activation_shares.values())
-    weights = gradients = optimizer = 0.0
-    for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
-        weights += (dense + expert) * p.weight_bytes.value
-        gradients += (dense + expert) * p.gradient_bytes
-        optimizer += (dense / dense_shards + expert / expert_shards) * (p.master_bytes + p.moment_bytes)
-    kinds = {piece for stage in held for piece in stages[stage].pieces}
-    lasting = weights + gradients + optimizer + activations
+    lowered = [pieces.lowered[kind] for kind in dict.fromkeys(kind for stage in held for kind in stages[stage].pieces)]
+    weights, gradients, optimizer = _states(inputs, layout, stages, pieces, rank)
+    offloaded = plan.offload == "optimizer"
+    replay = max((one.replayed_bytes for stage in held for one in _replayed(stages[stage], pieces)), default=0.0)
+    gathered = _gathered(inputs, layout, [stages[stage] for stage in held], pieces)
+    lasting = weights + gradients + (0.0 if offloaded else optimizer) + activations + replay
     by_kind: dict[MemoryKind, float] = {
         "weights": weights,
         "gradients": gradients,
-        "optimizer": optimizer,
+        "optimizer": 0.0 if offloaded else optimizer,
         "activations": activations,
-        "workspace": max(_largest_output(pieces.lowered[kind].operators) for kind in kinds),
+        "replay": replay,
+        "gathered": gathered,
+        "workspace": max(_largest_output(one.operators) for one in lowered),
         "communication": assumptions.communication_buffers.value if layout.gpus > 1 else 0.0,
         "framework": assumptions.framework_memory.value,
         "fragmentation": assumptions.fragmentation.value * lasting,
     }
-    return RankMemory(rank, held, by_kind, activation_shares)
+    return RankMemory(rank, held, by_kind, activation_shares, optimizer if offloaded else 0.0)
+
+
+def _replayed(stage: Stage, pieces: Pieces) -> list[Lowered]:
+    return [pieces.lowered[stage.pieces[place]] for place in sorted(stage.replayed)]
+
+
+def _states(
+    inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, rank: int
+) -> tuple[float, float, float]:
+    """Bytes of weights, gradients and optimizer states that a rank holds: whole, or its share as ZeRO has it."""
+    p, zero = inputs.precision, inputs.spec.plan.zero
+    weights = gradients = optimizer = 0.0
+    for dense, expert, dense_shards, expert_shards in held_parameters(inputs, layout, stages, pieces, rank):
+        whole, shared = dense + expert, dense / dense_shards + expert / expert_shards
+        weights += (shared if zero >= 3 else whole) * p.weight_bytes.value
+        gradients += (shared if zero >= 2 else whole) * p.gradient_bytes
+        optimizer += shared * (p.master_bytes + p.moment_bytes)
+    return weights, gradients, optimizer
+
+
+def _gathered(inputs: Inputs, layout: Layout, held: Sequence[Stage], pieces: Pieces) -> float:
+    """Bytes that are whole for a while where ranks share parameters or gradients.
+
+    Under ZeRO-3 the parameters of a piece that is being computed and of the one fetched ahead, and the gradients of a
+    piece until they are reduced. Under ZeRO-2, and where gradients are reduced beside computing, two buckets.
+    """
+    plan, p = inputs.spec.plan, inputs.precision
+    if layout.members == 1:
+        return 0.0
+    if plan.zero < 3:
+        return 2 * plan.bucket if plan.zero == 2 else 0.0
+    sizes = [
+        [pieces.dense_parameters[kind] + pieces.expert_parameters[kind] for kind in stage.pieces] for stage in held
+    ]
+    ahead = 2 if inputs.overlap.parameters else 1
+    parameters = max(sum(row[at : at + ahead]) for row in sizes for at in range(len(row)))
+    largest = max(size for row in sizes for size in row)
+    return parameters * p.weight_bytes.value + largest * p.gradient_bytes
 
 
 def _largest_output(operators: Operators) -> float:
@@ -102,35 +178,41 @@ def _largest_output(operators: Operators) -> float:
     return float(operators.write_bytes[operators.phase != "W"].max(initial=0.0))
 
 
-def _peak(schedule: Schedule, rank: int, saved: list[float]) -> list[float]:
+def _peak(schedule: Schedule, rank: int, kept: Sequence[_Kept]) -> list[float]:
     """Activation bytes by module at the moment when their sum is largest.
 
-    A micro-batch is held from its forward to its full backward, or to its weight gradient where that is put off.
+    A micro-batch is held from its forward to its full backward pass; where the weight gradient is put off, what that
+    needs is held on from the input gradient to it.
     """
-    now, peak = [0.0] * len(saved), [0.0] * len(saved)
+    now, peak = [0.0] * len(kept), [0.0] * len(kept)
     for op in schedule.ops[rank]:
         if op.forward is not None:
-            now[op.forward[0]] += saved[op.forward[0]]
+            now[op.forward[0]] += kept[op.forward[0]].saved
             if sum(now) > sum(peak):
                 peak = list(now)
         if op.kind == "W":
-            now[op.module] -= saved[op.module]
-        elif op.backward is not None and op.kind != "Bi":
-            now[op.backward[0]] -= saved[op.backward[0]]
+            now[op.module] -= kept[op.module].for_weights
+        elif op.backward is not None:
+            module = op.backward[0]
+            now[module] -= kept[module].saved - (kept[module].for_weights if op.kind == "Bi" else 0.0)
     return peak
 
 
 def least_bytes(inputs: Inputs, plan: PlanSpec) -> float:
     """Weights and gradients of a rank if every rank held the same: the fullest rank of a plan never needs less."""
     model, precision = inputs.model, inputs.precision
+    if isinstance(model, CnnSpec):
+        return model.parameters * (precision.weight_bytes.value + precision.gradient_bytes)
     layers = Counter("moe" if model.is_moe(layer) else "dense" for layer in range(model.layers))
+    split = {"expert_parallel": plan.ep, "tensor_parallel": plan.tp, "expert_tensor_parallel": plan.etp}
     sizes = {
-        "dense": count(layer_shapes(model, 0, expert_parallel=plan.ep)),
-        "moe": count(layer_shapes(model, model.layers - 1, expert_parallel=plan.ep)),
+        "dense": count(layer_shapes(model, 0, **split)),
+        "moe": count(layer_shapes(model, model.layers - 1, **split)),
     }
     held = sum(sizes[kind] * number for kind, number in layers.items())
     copies = 2 if SCHEDULES[plan.schedule].both_ends else 1
-    return held / plan.pp * copies * (precision.weight_bytes.value + precision.gradient_bytes)
+    kept = precision.weight_bytes.value * (plan.zero < 3) + precision.gradient_bytes * (plan.zero < 2)
+    return held / plan.pp * copies * kept
 
 
 def overflow(inputs: Inputs, ranks: tuple[RankMemory, ...]) -> RankMemory | None:

@@ -71,7 +71,7 @@ def paces(inputs: Inputs, layout: Layout) -> Floats:
     for gpu in inputs.spec.perturbations.slow_gpus:
         found[layout.placement == gpu.gpu] *= gpu.factor
     for rank in inputs.spec.perturbations.slow_ranks:
-        found[rank.pipeline_rank] *= rank.factor
+        found[rank.pipeline_rank : rank.pipeline_rank + 1] *= rank.factor  # another plan may have fewer
     return found
 
 

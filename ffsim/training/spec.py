@@ -25,7 +25,7 @@ from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES, Messages
 from ffsim.topology import FaultSpec
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-1.5p", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
 assert set(ScheduleName.__args__) == set(SCHEDULES)  # type: ignore[attr-defined]
 DIMENSIONS = ("tp", "cp", "dp", "pp")
 

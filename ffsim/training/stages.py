@@ -8,7 +8,7 @@ from itertools import accumulate
 from math import inf
 
 from ffsim.model.pieces import PieceKind, layer_kind
-from ffsim.model.spec import ModelSpec
+from ffsim.model.spec import CnnSpec, ModelSpec
 from ffsim.schedules import Schedule
 from ffsim.training.costs import Pieces
 
@@ -36,7 +36,10 @@ class Stage:
 
 
 def make_stages(
-    model: ModelSpec, schedule: Schedule, layers_per_stage: tuple[int, ...], recompute_layers: int | None = None
+    model: ModelSpec | CnnSpec,
+    schedule: Schedule,
+    layers_per_stage: tuple[int, ...],
+    recompute_layers: int | None = None,
 ) -> tuple[Stage, ...]:
     """Fill stages with so many layers each; embedding first, head and MTP modules (with the head again) last.
 
@@ -46,6 +49,8 @@ def make_stages(
         layers_per_stage: layers of each stage.
         recompute_layers: layers of every stage, its first ones, that recomputing whole layers is for; all by default.
     """
+    if isinstance(model, CnnSpec):
+        return (Stage(("convolutions", "classifier"), (0, 1)),)
     wanted_twice = model.tied or model.mtp_layers > 0
     apart = not any({0, schedule.n_stages - 1} <= set(held) for held in schedule.placement)
     stages = []
@@ -66,7 +71,9 @@ def make_stages(
     return tuple(stages)
 
 
-def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float]) -> tuple[tuple[int, ...], ...]:
+def balance(
+    model: ModelSpec | CnnSpec, schedule: Schedule, seconds: dict[PieceKind, float]
+) -> tuple[tuple[int, ...], ...]:
     """Splits of the layers in which the busiest rank is as little busy as possible.
 
     Args:
@@ -78,6 +85,8 @@ def balance(model: ModelSpec, schedule: Schedule, seconds: dict[PieceKind, float
         Layers of each stage, contiguous, in order; only the first and the last stage may have none. Splits with the
         same busiest rank come with the most even stages first; where every rank has one stage there is but one.
     """
+    if isinstance(model, CnnSpec):
+        return ((1,),)
     cumulative = [0.0]
     for layer in range(model.layers):
         cumulative.append(cumulative[-1] + seconds[layer_kind(model, layer)])

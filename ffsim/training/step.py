@@ -8,19 +8,19 @@ from typing import Any, Literal
 import numpy as np
 
 from ffsim.engine import Costs, Timeline, execute, execute_crew
-from ffsim.errors import InfeasiblePlan
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
 from ffsim.schedules import SCHEDULES
+from ffsim.training.advice import cheapest_changes, written
 from ffsim.training.blocks import SendSlot
 from ffsim.training.bounds import Bounds, bounds, mean_times, per_operation
 from ffsim.training.breakdown import Breakdown, break_down
 from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, entry, time_pieces
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
-from ffsim.training.memory import RankMemory, does_not_fit, least_bytes, memory, overflow
+from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
 from ffsim.training.perturb import check_jitter, check_perturbations, paces, slow_down, slowest
-from ffsim.training.plans import describe, lay_out, legal_plans
+from ffsim.training.plans import lay_out, try_layout, with_plan
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_TASKS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
@@ -109,12 +109,14 @@ def prepare(inputs: Inputs) -> Prepared:
     fullest = overflow(inputs, prepared.memory)
     if fullest is None:
         return prepared
-    nearest = next(legal_plans(inputs, lambda plan: _fits(inputs, plan)), None)
-    if nearest is None:
-        advice = "no plan with other pp, ep or micro_batch fits: use GPUs with more memory or recompute more"
-    else:
-        advice = f"nearest plan that runs: {describe(nearest, inputs.spec.plan)}"
-    raise does_not_fit(inputs, fullest, advice)
+    changes = cheapest_changes(inputs, lambda plan: _fits(inputs, plan), lambda plan: _estimate_s(inputs, plan))
+    raise does_not_fit(inputs, fullest, written(changes))
+
+
+def _estimate_s(inputs: Inputs, plan: PlanSpec) -> float:
+    """Closed-form step of another plan, whether it fits or not."""
+    changed = with_plan(inputs, plan)
+    return _around(_prepare(changed, lay_out(changed))).estimate
 
 
 def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
@@ -183,12 +185,9 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
-    if least_bytes(inputs, plan) > inputs.cluster.gpu.memory.value:
-        return False
-    changed = replace(inputs, spec=replace(inputs.spec, plan=plan))
-    try:
-        layout = lay_out(changed)
-    except InfeasiblePlan:
+    changed = with_plan(inputs, plan)
+    layout, _ = try_layout(changed)
+    if layout is None:
         return False
     pieces = cut(changed, layout.ep, layout.micro_batch)
     stages = _stages(changed, layout, pieces, time_pieces(changed, pieces))
@@ -208,7 +207,7 @@ def simulate(prepared: Prepared, depth: Depth = "folded", seed: int = 0) -> Step
         ModelDomainError: ``full`` with more than `MAX_FULL_TASKS` tasks; jitter at any other depth.
     """
     inputs, layout, program = prepared.inputs, prepared.layout, prepared.program
-    around = bounds(program, layout, prepared.costs, ranks_per_port(inputs, layout))
+    around = _around(prepared)
     if depth == "full":
         check_full(inputs, layout, program)
         graph, crew, costs = replicate(inputs, layout, program, prepared.messages, prepared.costs, seed)
@@ -239,6 +238,11 @@ def simulate(prepared: Prepared, depth: Depth = "folded", seed: int = 0) -> Step
         breakdown=break_down(program, timeline, step_s, prepared.times, slow),
         n_events=timeline.n_events,
     )
+
+
+def _around(prepared: Prepared) -> Bounds:
+    per_port = ranks_per_port(prepared.inputs, prepared.layout)
+    return bounds(prepared.program, prepared.layout, prepared.costs, per_port)
 
 
 def _within(around: Bounds, noise: Floats) -> Bounds:

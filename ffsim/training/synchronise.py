@@ -134,6 +134,7 @@ class _Synchronisation:
         self._zero, self._overlap = inputs.spec.plan.zero, inputs.overlap
         self._layout, self._stages, self._collector = layout, stages, collector
         self._lanes = _SyncLanes(collector)
+        self._complete_after = _last_weight_gradients(layout)
         self._passes = {(one.rank, one.position): one for one in passes}
         self._by_rank = [[one for one in passes if one.rank == rank] for rank in range(layout.pp)]
         limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
@@ -141,7 +142,7 @@ class _Synchronisation:
         self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
         self._alone = [pieces_alone(stage, pieces) for stage in stages] if self._zero == 3 else []
-        self._embedding = pieces.dense_parameters["embedding"]
+        self._embedding = pieces.dense_parameters.get("embedding", 0)
         self._operation: Operation = "reduce" if self._zero >= 1 else "all-reduce"
 
     def add(self) -> None:
@@ -178,7 +179,7 @@ class _Synchronisation:
 
     def _stages_by_completion(self) -> list[int]:
         """Stages in the order in which their gradients are complete, the same on all their holders."""
-        placement, done = self._layout.schedule.placement, _last_weight_gradients(self._layout)
+        placement, done = self._layout.schedule.placement, self._complete_after
         latest = {
             stage: max(done[rank, placement[rank].index(stage)][1] for rank in self._layout.holders(stage))
             for stage in range(len(self._stages))
@@ -188,7 +189,7 @@ class _Synchronisation:
     def _reduce(self, stage: int) -> Iterator[int]:
         """Reduce a stage's gradients: bucket by bucket beside its last pass, or all of them after it."""
         ranks = self._layout.holders(stage)
-        done = _last_weight_gradients(self._layout)
+        done = self._complete_after
         last = [self._passes[done[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks]
         overlapped = all(one.ends.get("B") for one in last)
         for bucket in self._buckets[stage] if overlapped else self._whole[stage]:

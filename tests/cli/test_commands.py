@@ -233,6 +233,60 @@ def test_validate_reads_rows_of_a_user_and_exits_4_on_a_miss(ffsim):
     assert [row["passed"] for row in rows] == [True, False]
 
 
+FAMILIES = """
+families:
+  sizes: {ranking: true, target_mean: 0.01, target_rank: 0.9}
+rows:
+  - {id: large, family: sizes, source: me, model: {name: deepseek-v3}, quantity: total_parameters,
+     value: 671, unit: billion, rel_tol: 1}
+  - {id: middle, family: sizes, source: me, model: {name: deepseek-v2}, quantity: total_parameters,
+     value: 100, unit: billion, rel_tol: 2}
+  - {id: small, family: sizes, source: me, model: {name: llama-2-7b}, quantity: total_parameters,
+     value: 300, unit: billion, rel_tol: 1}
+  - {id: other, source: me, family: KV, model: {name: llama-2-7b}, quantity: kv_elements, value: 262144, rel_tol: 0}
+"""
+
+
+def test_validate_judges_families_by_their_goals(ffsim):
+    Path("rows.yaml").write_text(FAMILIES)
+    answer = ffsim("validate", "rows.yaml", "--summary", "--family", "sizes")
+    assert answer.code == 4
+    assert "sizes: mean error 77.8" in answer.err
+    assert "sizes: rank correlation 0.500 is below 0.9" in answer.err
+    assert "large: error" not in answer.err
+    assert "KV" not in answer.out
+    shown = json.loads(ffsim("validate", "rows.yaml", "--format", "json").out)
+    sizes, cache = shown["families"]
+    assert (sizes["rows"], sizes["within_tolerance"], sizes["worst_row"]) == (3, 3, "middle")
+    assert sizes["rank_correlation"] == 0.5
+    assert (cache["worst_abs_error_frac"], cache["missed"]) == (0, [])
+    assert "use sizes, KV" in ffsim("validate", "rows.yaml", "--family", "size").err
+    Path("rows.yaml").write_text(FAMILIES.replace("families:\n  sizes:", "families:\n  siezs:"))
+    assert "families.siezs: no row of this file is of this family" in ffsim("validate", "rows.yaml").err
+
+
+def test_a_refused_row_is_a_miss_and_the_others_still_run(ffsim):
+    run = "run: {cluster: h800-2048, workload: WORK, set: {plan.gpus: 100}}"
+    too_large = "run: {cluster: h800-2048, workload: deepseek-v3-pretrain, set: {plan.micro_batch: 2}}"
+    Path("rows.yaml").write_text(
+        f"""
+- {{id: refused, source: me, {run}, quantity: headline.gpus, value: 100, rel_tol: 0}}
+- {{id: odd, source: me, {run}, quantity: fits, value: 0, rel_tol: 0}}
+- {{id: full, source: me, {too_large}, quantity: fits, value: 0, rel_tol: 0}}
+- {{id: fits, source: me, run: {{cluster: h800-2048, workload: WORK}}, quantity: fits, value: 1, rel_tol: 0}}
+- {{id: twice, source: me, run: {{cluster: h800-2048, workload: WORK, also: [WORK]}},
+   quantity: memory.1.framework+communication_bytes, value: 8, unit: GB, rel_tol: 1e-9}}
+""".replace("WORK", str(MOE))
+    )
+    answer = ffsim("validate", "rows.yaml")
+    assert answer.code == 4
+    assert "refused: has no answer" in answer.err
+    assert "odd: has no answer" in answer.err
+    rows = json.loads(ffsim("validate", "rows.yaml", "--format", "json").out)["rows"]
+    assert [row["passed"] for row in rows] == [False, False, True, True, True]
+    assert [row["simulated"] for row in rows] == [None, None, 0, 1, pytest.approx(8)]
+
+
 @pytest.mark.parametrize(
     ("row", "says"),
     [
@@ -310,3 +364,36 @@ def test_catalog_draws_the_fabric_of_a_cluster(ffsim, tmp_path):
     refused = ffsim("catalog", "gpu", "h800-sxm", "--picture", str(file))
     assert refused.code == 2
     assert "draws the fabric of one cluster" in refused.err
+
+
+def test_catalog_draws_a_schedule_and_compares_it_with_its_closed_forms(ffsim, tmp_path):
+    file = tmp_path / "schedule.svg"
+    asked = ("catalog", "schedule", "zb-h1", "--ranks", "2", "--micro-batches", "3")
+    answer = ffsim(*asked, "--picture", str(file))
+    assert "rank 0  F0 F1 ·· I0 W0 F2 I1 W1 I2 W2\nrank 1  ·· F0 I0 F1 I1 W0 F2 I2 W1 W2\n" in answer.out
+    assert file.read_text().count("<svg") == 1
+    data = json.loads(ffsim(*asked, "--times", "F=2,Bi=3,W=1", "--message", "0.5", "--format", "json").out)
+    assert (data["schema"], data["times"]["B"], data["largest_bubble_form"]) == ("ffsim.schedule/1", 4.0, 4.0)
+    assert data["ranks"][1]["operations"][0] == {
+        "kind": "F",
+        "module": 0,
+        "micro_batch": 0,
+        "start": 2.5,
+        "end": 4.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["schedule", "zb-h3"], "no schedule named 'zb-h3'; use one of gpipe, 1f1b,"),
+        (["schedule", "zb-h1", "--times", "F=x,Q=1"], "--times: cannot read 'Q=1'"),
+        (["schedule", "zb-h1", "--times", "F=-1"], "zb-h1 needs finite durations of at least 0"),
+        (["schedule", "interleaved", "--micro-batches", "9"], "a multiple of 4 micro-batches, got 9: use 8 or 12"),
+        (["gpu", "--ranks", "8"], "--ranks: only for one schedule"),
+    ],
+)
+def test_catalog_refuses_what_is_no_schedule(ffsim, options, says):
+    refused = ffsim("catalog", *options)
+    assert refused.code == 2
+    assert says in refused.err

@@ -1,4 +1,4 @@
-"""The README's commands print what it says; ``pytest tests/cli/test_readme.py --force-regen`` writes it anew."""
+"""Commands print what the README and how-to pages say; ``pytest tests/cli/test_readme.py --force-regen`` writes it."""
 
 import doctest
 import re
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "docs/how-to/compare.md"]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 
@@ -18,9 +20,10 @@ def commands(block):
 
 
 @pytest.mark.slow
-def test_the_commands_print_what_the_readme_says(ffsim, request, monkeypatch):
-    monkeypatch.chdir(README.parent)
-    text = README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_print_what_the_page_says(ffsim, request, monkeypatch, page):
+    monkeypatch.chdir(ROOT)
+    text = page.read_text()
     checker = doctest.OutputChecker()
     for block in BLOCK.findall(text):
         answers = []
@@ -36,7 +39,7 @@ def test_the_commands_print_what_the_readme_says(ffsim, request, monkeypatch):
         for command, expected, printed in answers:
             assert checker.check_output(expected, printed, doctest.ELLIPSIS), f"{command} prints\n{printed}"
     if request.config.getoption("force_regen"):
-        README.write_text(text)
+        page.write_text(text)
 
 
 def renewed(expected, printed):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ffsim.report.link_use import use_csv
-from ffsim.study import Scenario, answer, validation
+from ffsim.study import Scenario, answer, known_figures, validation
 from ffsim.study.collective import Question, use_over_time
 from ffsim.study.collective_spec import CollectiveSpec, CollectiveSubject, OpSpec
 from ffsim.topology import build_topology, load_cluster
@@ -40,8 +40,8 @@ def test_a_report_finds_the_rows_about_its_cases(ring, monkeypatch):
         row("changed", set={"nodes.nic": "cx6-200g"}),
         row("tree", algorithm="double-tree"),
     ]
-    monkeypatch.setattr(validation, "shipped_rows", lambda: (*others[:3], row("this"), *others[3:]))
-    (verdict,) = validation.verdicts_about(ring)
+    monkeypatch.setattr(known_figures, "shipped_rows", lambda: (*others[:3], row("this"), *others[3:]))
+    (verdict,) = known_figures.verdicts_about(ring)
     assert verdict.row.id == "this"
     assert verdict.simulated == pytest.approx(ring.measured[0].time_s * 1e3)
     assert validation.validate([row("this")])[0].simulated == verdict.simulated

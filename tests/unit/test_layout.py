@@ -73,7 +73,7 @@ def test_the_first_and_the_last_stage_may_hold_embedding_and_head_alone():
 def test_large_dense_models_run_or_are_refused_with_a_plan(pp, gpus):
     """A 72B model with a heavy head: no stage is left without layers, whatever the search for plans tries."""
     said = outcome(DENSE, "model=qwen2.5-72b", f"plan.pp={pp}", f"plan.gpus={gpus}", "global_batch=1024")
-    assert said == "runs" or "nearest plan that runs: --set" in said
+    assert said == "runs" or re.search("(nearest plan that runs|cheapest change that fits): --set", said)
 
 
 def outcome(names, *overrides):
@@ -99,18 +99,9 @@ def test_all_reasons_are_given_at_once():
 
 
 def test_what_is_not_modelled_is_said_all_at_once():
-    message = refused(
-        V3,
-        "plan.tp=2",
-        "plan.sms_for_communication=132",
-        error=ModelDomainError,
-    )
-    assert [line.split(": ")[1] for line in message.splitlines()] == [
-        "plan.tp",
-        "plan.sms_for_communication",
-    ]
-    a100 = refused(("fire-flyer-2", V3[1]), error=ModelDomainError)
-    assert "precision: NVIDIA A100 PCIe 40 GB has no fp8_block, fp8_block_wgrad products; use a precision" in a100
+    message = refused(("fire-flyer-2", V3[1]), "plan.sms_for_communication=108", error=ModelDomainError)
+    assert [line.split(": ")[1] for line in message.splitlines()] == ["plan.sms_for_communication", "precision"]
+    assert "precision: NVIDIA A100 PCIe 40 GB has no fp8_block, fp8_block_wgrad products; use a precision" in message
 
 
 @pytest.mark.slow
@@ -128,7 +119,7 @@ def test_what_is_not_modelled_is_said_all_at_once():
 )
 def test_the_nearest_plan_that_is_named_does_run(names, overrides):
     message = refused(names, *overrides)
-    advice = message.partition("nearest plan that runs: ")[2]
+    advice = re.split("nearest plan that runs: |cheapest change that fits: ", message)[1].partition(" (")[0]
     changes = re.findall(r"--set (\S+)", advice)
     assert changes, message
     kept = [override for override in overrides if override.split("=")[0] not in {c.split("=")[0] for c in changes}]
@@ -141,7 +132,7 @@ def test_a_model_that_does_not_fit_is_refused_with_its_memory_by_kind():
     assert "deepseek-v3-pretrain.yaml:11:3: plan: pipeline rank 0 needs 107 GB of 80 GB" in message
     assert "gradients 32.8 GB" in message
     hopeless = refused(V3, "plan.gpus=64", "plan.pp=2", "plan.ep=32", "global_batch=1024")
-    assert "no plan with other pp, ep or micro_batch fits" in hopeless
+    assert "no plan nearby fits: use more GPUs" in hopeless
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from ffsim.report.figures import all_figures
 from ffsim.report.html import render_report
 from ffsim.study import Scenario, run
-from ffsim.study.validation import verdicts_about
+from ffsim.study.known_figures import verdicts_about
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

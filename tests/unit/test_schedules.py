@@ -87,14 +87,14 @@ def bubbles(name, pp, n, cost):
     return max(played.bubble), family.bubble(pp, n, chunks, times)
 
 
-@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2"])
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "interleaved", "zb-h1", "zb-1.5p", "zb-h2"])
 def test_bubble_forms_that_are_exact_for_any_durations_from_one_micro_batch_per_rank_on(name):
     for pp, rounds, cost in product((1, 2, 3, 5), (1, 2, 3), COSTS):
         replayed, form = bubbles(name, pp, rounds * pp, cost)
         assert replayed == pytest.approx(form, abs=1e-9), (pp, rounds, cost)
 
 
-@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1", "zb-h2"])
+@pytest.mark.parametrize("name", ["gpipe", "1f1b", "zb-h1", "zb-1.5p", "zb-h2"])
 def test_fewer_micro_batches_than_ranks(name):
     """ZB's forms are exact for one micro-batch, else within what their docstrings say."""
     for n, cost in product((1, 2, 3, 5), COSTS):
@@ -121,7 +121,7 @@ def test_activation_forms_that_are_exact(name):
         assert held == list(family.activations(pp, rounds * pp, chunks)), (pp, rounds, cost)
 
 
-@pytest.mark.parametrize("name", ["zb-h1", "zb-h2", "zb-v"])
+@pytest.mark.parametrize("name", ["zb-h1", "zb-1.5p", "zb-h2", "zb-v"])
 def test_activation_forms_that_are_limits(name):
     """No rank holds more, and for equal durations and enough micro-batches all hold as much."""
     family = SCHEDULES[name]

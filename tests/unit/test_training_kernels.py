@@ -155,6 +155,15 @@ def test_an_operator_computed_again_is_its_forward_pass():
     assert operator_name("conv0_0/convolve/turn layout", "W") == "turn/F"
 
 
+def test_what_a_program_does_not_fuse_takes_more_passes():
+    row, product_row = operator("elementwise", read_bytes=1e9), product(4096, 4096, 4096, "bf16")
+    operators, profile = Operators.of([row, product_row]), load_profile(SXM.profile)
+    fused, eager = (
+        time_operators(operators, SXM, profile, Conditions(elementwise_passes=passes)).seconds for passes in (1.0, 2.5)
+    )
+    assert (eager / fused).tolist() == [2.5, 1.0]
+
+
 def test_small_passes_cost_their_launch():
     tiny = operator("elementwise", read_bytes=8.0, write_bytes=8.0)
     assert seconds(SXM, tiny)[0] == pytest.approx(3e-6, rel=1e-3)

@@ -1,10 +1,24 @@
-"""Published figures: every shipped row within its tolerance, and the tolerances as they were set."""
+"""Published figures: every shipped row within its tolerance, and the tolerances and goals as they were set.
+
+``pytest tests/validation --force-regen`` writes the README's table of families anew.
+"""
+
+import re
+from pathlib import Path
 
 import pytest
 
-from ffsim.study.validation import shipped_rows, summary, validate
+from ffsim.model.spec import SHELF as MODELS
+from ffsim.report.tables import render
+from ffsim.report.validation import present_validation
+from ffsim.study.validation import family_goals, shipped_row_files, summary, validate
+from ffsim.training import SHELF as WORKLOADS
+from ffsim.training.software import SHELF as SOFTWARE
 
-ROWS = shipped_rows()
+FILES = shipped_row_files()
+ROWS = [row for file in FILES for row in file.rows]
+README = Path(__file__).parents[2] / "README.md"
+TABLE = re.compile(r"(<!-- families -->\n)(.*?)(<!-- /families -->)", re.DOTALL)
 
 
 def test_no_tolerance_has_moved():
@@ -25,7 +39,47 @@ def test_no_tolerance_has_moved():
         "HFReduce with NVLink": 0.2,
         "NCCL on PCIe nodes": 0.129,
         "3FS reads": 0.15,
+        "DeepSeek-V3 step parts": 0.15,
+        "DeepSeek-V3 on MRFT": 0.1,
+        "Megatron A100 (vTrain)": 0.15,
+        "Megatron on Selene": 0.12,
+        "Megatron on Selene, MFU": 0.08,
+        "Megatron memory": 0.06,
+        "plans that do not fit": 0.0,
+        "MegaScale A100": 0.12,
+        "Megatron-Core H100": 0.12,
+        "Megatron-Bridge H100": 0.15,
+        "Fire-Flyer 2 training": 0.15,
+        "Fire-Flyer 2 calibration points": 0.15,
+        "GPU-hours of whole trainings": 0.4,
     }
+
+
+def test_no_goal_has_moved():
+    """The best published simulator is off by 14.7 % on these layouts; the steps and memory of Megatron are easier."""
+    goals = {name: (goal.target_mean, goal.target_rank) for name, goal in family_goals(FILES).items()}
+    assert goals == {
+        "Megatron A100 (vTrain)": (0.08, 0.9),
+        "Megatron on Selene": (0.05, None),
+        "Megatron memory": (0.06, None),
+    }
+
+
+def test_the_layouts_of_vtrain_fill_its_64_gpus():
+    rows = [row for row in ROWS if row.family == "Megatron A100 (vTrain)"]
+    assert len(rows) == 26
+    for row in rows:
+        tp, dp, pp = (
+            int(number) for number in re.findall(r"[td]p(\d+)|pp(\d+)", row.id) for number in number if number
+        )
+        assert tp * dp * pp == 64
+        assert (row.run.set["plan.tp"], row.run.set["plan.pp"]) == (tp, pp)
+
+
+def test_a_workload_shares_no_name_with_what_workloads_name():
+    """A name is looked up beside the file that uses it first, so such a workload would stand in for the other."""
+    others = set(MODELS.names()) | set(SOFTWARE.names())
+    assert others.isdisjoint(WORKLOADS.names())
 
 
 def test_every_row_names_its_source_and_is_unique():
@@ -33,12 +87,35 @@ def test_every_row_names_its_source_and_is_unique():
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
+@pytest.fixture(scope="module")
+def verdicts():
+    return validate(ROWS)
+
+
+@pytest.fixture(scope="module")
+def families(verdicts):
+    return summary(verdicts, family_goals(FILES))
+
+
 @pytest.mark.slow
-def test_every_row_is_within_its_tolerance():
-    verdicts = validate(ROWS)
-    missed = [f"{verdict.row.id} {verdict.error:+.2%}" for verdict in verdicts if not verdict.passed]
-    assert missed == []
-    assert sum(family["rows"] for family in summary(verdicts)) == len(ROWS)
+def test_every_row_is_within_its_tolerance(verdicts, families):
+    assert [f"{verdict.row.id} {verdict.miss}" for verdict in verdicts if not verdict.passed] == []
+    assert sum(family.rows for family in families) == len(ROWS)
+
+
+@pytest.mark.slow
+def test_every_family_reaches_its_goal(families):
+    assert [f"{family.family}: {missed}" for family in families for missed in family.missed] == []
+
+
+@pytest.mark.slow
+def test_the_table_of_the_readme_is_up_to_date(verdicts, families, request):
+    shown = render(present_validation(verdicts, families, rows=False), "markdown").partition("\n\n")[2]
+    text = README.read_text()
+    if request.config.getoption("force_regen"):
+        README.write_text(TABLE.sub(lambda found: found[1] + shown + found[3], text))
+    else:
+        assert TABLE.search(text)[2] == shown
 
 
 def test_the_headline_of_the_main_job(v3):
