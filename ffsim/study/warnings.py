@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ffsim.training import Doubt, StepResult
 from ffsim.units import BYTES, percent
 
@@ -11,7 +13,8 @@ EXTRAPOLATED_FRAC = 0.25
 
 def warnings_about(step: StepResult, doubt: Doubt | None) -> tuple[str, ...]:
     """Doubts about a run: each says what is in doubt and what to do."""
-    return tuple(text for text in (_memory(step, doubt), _shared_nodes(step), _uneven(step), _operators(step)) if text)
+    texts = (_memory(step, doubt), _shared_nodes(step), _uneven(step), _slow(step), _operators(step))
+    return tuple(text for text in texts if text)
 
 
 def _memory(step: StepResult, doubt: Doubt | None) -> str:
@@ -41,6 +44,18 @@ def _uneven(step: StepResult) -> str:
     return (
         f"links are loaded unevenly, the busiest {worst:.2g} times the mean of its kind: all ranks are taken to be as "
         "slow as the one on that link"
+    )
+
+
+def _slow(step: StepResult) -> str:
+    pace = step.prepared.paces
+    ranks = np.flatnonzero(pace.max(axis=1) > pace.min(axis=1)).tolist()
+    if step.depth == "full" or not ranks:
+        return ""
+    which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return (
+        f"all GPUs of pipeline {which} are taken to be as slow as the slowest of them: never faster than in truth; "
+        "--depth full gives every GPU its own pace"
     )
 
 

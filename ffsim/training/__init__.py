@@ -10,10 +10,10 @@ from ffsim.training.limits import Limit, limits
 from ffsim.training.memory import RankMemory
 from ffsim.training.operator_table import OperatorTable, operator_table
 from ffsim.training.spec import SHELF, Assumptions, PlanSpec, PretrainSpec
-from ffsim.training.step import MAX_FULL_GPUS, Depth, Prepared, StepResult, prepare, simulate
+from ffsim.training.step import MAX_FULL_TASKS, Depth, Prepared, StepResult, prepare, simulate
 
 __all__ = [
-    "MAX_FULL_GPUS",
+    "MAX_FULL_TASKS",
     "SHELF",
     "Assumptions",
     "Bounds",

@@ -54,9 +54,10 @@ What = Literal["dense", "experts", "embedding", "replicated"]
 
 
 class ComputeSlot(NamedTuple):
-    """A duration that is a sum of entries of `PieceTimes`."""
+    """A duration that is a sum of entries of `PieceTimes`, times ``slow``."""
 
     entries: tuple[int, ...]
+    slow: float = 1.0
 
 
 class ExchangeSlot(NamedTuple):

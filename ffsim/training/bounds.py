@@ -111,7 +111,7 @@ def _beside_passes(program: Program, layout: Layout, idle: list[float]) -> float
 def _longest_send(program: Program, idle: list[float]) -> float:
     """The longest message between stages, with what the receivers gather of it."""
     sends = [idle[number] for number, slot in enumerate(program.slots) if isinstance(slot, SendSlot)]
-    slots = {program.graph.slot[task] for task in np.flatnonzero((program.op < 0) & (program.category == "tensor"))}
+    slots = {program.graph.slot[task] for task in np.flatnonzero((program.op < 0) & program.of("tensor"))}
     return max(sends, default=0.0) + max((idle[slot] for slot in slots), default=0.0)
 
 

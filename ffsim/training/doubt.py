@@ -11,9 +11,8 @@ import numpy as np
 
 from ffsim.config import Figure, Source
 from ffsim.engine import end_times_s
-from ffsim.topology import build_topology
 from ffsim.training.costs import cut, time_pieces
-from ffsim.training.inputs import Inputs
+from ffsim.training.inputs import Inputs, wire
 from ffsim.training.memory import RankMemory, memory, with_activations
 from ffsim.training.slot_costs import slot_costs
 from ffsim.training.step import Prepared, StepResult
@@ -102,7 +101,7 @@ class _Knob:
         """The inputs with another value of the figure."""
         changed: Inputs = _with(inputs, (*HOLDERS[self.holder], *self.path), replace(self.figure, value=value))
         if HOLDERS[self.holder][0] == "cluster":
-            return replace(changed, topology=build_topology(changed.cluster))
+            return replace(changed, topology=wire(changed.cluster, changed.spec))
         return changed
 
 

@@ -74,7 +74,7 @@ def _compute_faster(prepared: Prepared, base: Floats, families: tuple[str, ...])
     for number, slot in enumerate(prepared.program.slots):
         if isinstance(slot, ComputeSlot):
             part = prepared.times.seconds[list(slot.entries)][:, columns].sum()
-            changed[number] -= part * (1 - 1 / FASTER)
+            changed[number] -= part * slot.slow * (1 - 1 / FASTER)
         elif isinstance(slot, OptimizerSlot) and "elementwise" in families:
             changed[number] /= FASTER
     return changed
