@@ -64,6 +64,11 @@ class Inputs:
         inside = plan.tp > 1 or plan.cp > 1 or plan.etp > 1
         return bool(inside or overlap.gradients or overlap.parameters or plan.zero == 3)
 
+    def bucket_bytes(self, n_ranks: int) -> float:
+        """Gradients that so many data-parallel ranks reduce in one go where that is overlapped."""
+        wanted, software = self.spec.plan.bucket, self.software
+        return max(software.bucket.value, software.bucket_per_rank.value * n_ranks) if wanted is None else wanted
+
     @property
     def redundant_experts(self) -> int:
         """Copies of experts per layer."""

@@ -165,7 +165,7 @@ def _gathered(inputs: Inputs, layout: Layout, held: Sequence[Stage], pieces: Pie
     if layout.members == 1:
         return 0.0
     if plan.zero < 3:
-        return 2 * plan.bucket if plan.zero == 2 else 0.0
+        return 2 * inputs.bucket_bytes(layout.dp * layout.cp) if plan.zero == 2 else 0.0
     sizes = [
         [pieces.dense_parameters[kind] + pieces.expert_parameters[kind] for kind in stage.pieces] for stage in held
     ]

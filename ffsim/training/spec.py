@@ -82,7 +82,7 @@ class PlanSpec:
         offload: states that live and are updated in host memory.
         gradient_reduction: who reduces gradients.
         overlap: what runs beside computing.
-        bucket: gradients that are reduced in one go where that is overlapped.
+        bucket: gradients that are reduced in one go where that is overlapped; by default as the software has it.
     """
 
     gpus: Count | None = None
@@ -107,7 +107,7 @@ class PlanSpec:
     offload: Literal["none", "optimizer"] = "none"
     gradient_reduction: GradientReduction = "nccl"
     overlap: Overlap = Overlap()
-    bucket: Bytes = 25e6
+    bucket: Bytes | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.order.split("-")) != sorted(DIMENSIONS):

@@ -139,7 +139,7 @@ class _Synchronisation:
         self._by_rank: list[list[Pass]] = [[] for _ in range(layout.pp)]
         for one in passes:
             self._by_rank[one.rank].append(one)
-        limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
+        limit = inputs.bucket_bytes(layout.dp * layout.cp) / inputs.precision.gradient_wire_bytes.value
         in_calls = not reduces_in_hosts(inputs)  # HFReduce cuts what it gets into chunks of its own
         self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
