@@ -238,7 +238,11 @@ class _Synchronisation:
         done: list[tuple[int, int]] = []  # first and last task of the pieces before
         waiting: list[tuple[int, Bucket, int]] = []  # gradients that are complete: stage, bucket, after which task
         for use in self._uses_of(rank):
-            held = [] if early else self._flush(rank, waiting)
+            ready = [
+                each for each in waiting if each[2] < use.begin
+            ]  # others end behind it, on the other half of a pair
+            waiting = [each for each in waiting if each[2] >= use.begin]
+            held = [] if early else self._flush(rank, ready)
             back = 2 if early else 1
             after = [_before(done[-back], use.begin)] if len(done) >= back else []
             gathered = [
@@ -246,7 +250,7 @@ class _Synchronisation:
                 for bucket in (self._alone[use.stage].get(use.place, []) if use.gathers else [])
                 for task in self._lanes.collective("gather", bucket, use.stage, [rank], after, "parameters")
             ]
-            held += self._flush(rank, waiting)
+            held += self._flush(rank, ready)
             self._collector.add_edges((task, use.begin) for task in (*gathered, *([] if asynchronous else held)))
             waiting += [(use.stage, bucket, use.end) for bucket in self._complete(use)]
             done.append((use.begin, use.end))
