@@ -88,7 +88,7 @@ def _context(spec: ModelSpec, tp: int, cp: int, length: int, exchange: ContextEx
     if length % (chunks * cp):
         each = "two chunks for each" if exchange == "ring" else "one chunk for each"
         what = f"a sequence of {length} tokens does not divide into {each} of {cp} ranks"
-        found.append(("cp", what, _fix("cp", cp, lambda n: length % (chunks * n) == 0)))
+        found.append(("cp", what, _fix("cp", cp, lambda n: n == 1 or length % (chunks * n) == 0)))
     if not isinstance(a, Gqa) and a.indexer is not None:
         found.append(("cp", "sparse attention selects keys among the whole sequence", "use cp 1"))
     if exchange == "all-to-all":

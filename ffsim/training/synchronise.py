@@ -10,6 +10,7 @@ before every use and frees it after (FSDP). All of it is issued in one order on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import NamedTuple, Protocol
 
 from ffsim.schedules import Op
@@ -238,11 +239,7 @@ class _Synchronisation:
         done: list[tuple[int, int]] = []  # first and last task of the pieces before
         waiting: list[tuple[int, Bucket, int]] = []  # gradients that are complete: stage, bucket, after which task
         for use in self._uses_of(rank):
-            ready = [
-                each for each in waiting if each[2] < use.begin
-            ]  # others end behind it, on the other half of a pair
-            waiting = [each for each in waiting if each[2] >= use.begin]
-            held = [] if early else self._flush(rank, ready)
+            held = [] if early else self._flush(rank, waiting, use.begin)
             back = 2 if early else 1
             after = [_before(done[-back], use.begin)] if len(done) >= back else []
             gathered = [
@@ -250,7 +247,7 @@ class _Synchronisation:
                 for bucket in (self._alone[use.stage].get(use.place, []) if use.gathers else [])
                 for task in self._lanes.collective("gather", bucket, use.stage, [rank], after, "parameters")
             ]
-            held += self._flush(rank, ready)
+            held += self._flush(rank, waiting, use.begin)
             self._collector.add_edges((task, use.begin) for task in (*gathered, *([] if asynchronous else held)))
             waiting += [(use.stage, bucket, use.end) for bucket in self._complete(use)]
             done.append((use.begin, use.end))
@@ -271,14 +268,18 @@ class _Synchronisation:
             return self._alone[use.stage].get(use.place, [])
         return [bucket for bucket in self._buckets[use.stage] if min(bucket.places) == use.place]
 
-    def _flush(self, rank: int, waiting: list[tuple[int, Bucket, int]]) -> list[int]:
-        """Issue the reductions whose gradients are complete."""
+    def _flush(self, rank: int, waiting: list[tuple[int, Bucket, int]], begin: float = inf) -> list[int]:
+        """Issue the reductions whose gradients are complete before a task begins.
+
+        In a pair the halves take turns: a piece of one may begin before that of the other, listed ahead, is done.
+        """
         tasks = [
             task
             for stage, bucket, after in waiting
+            if after < begin
             for task in self._lanes.collective("reduce", bucket, stage, [rank], [after])
         ]
-        waiting.clear()
+        waiting[:] = [one for one in waiting if one[2] >= begin]
         return tasks
 
 
