@@ -163,6 +163,8 @@ def present_explanation(result: RunResult) -> Presentation:
         "schema": "ffsim.explanation/1",
         "headline": result.headline,
         "limits": [{"resource": name, "saved_frac": share} for name, share in result.limits.items()],
+        "parts": result.parts,
+        "bubble": result.bubble(),
         "sensitivity": result.sensitivities(),
         "operator_time_basis": result.step.prepared.times.basis_share,
         "sources": result.sources(),
@@ -178,6 +180,10 @@ def explanation_tables(result: RunResult) -> dict[str, Table]:
         rows = [(name, percent(share, 2), TIME.format(share * step_s)) for name, share in result.limits.items()]
         columns = ("resource", "share", "of the step")
         tables["limits"] = Table("what a 10 % faster resource would save", columns, rows, (1, 2))
+    if bubble := result.bubble():
+        shown = [(row["cause"], TIME.format(row["seconds"])) for row in bubble]
+        shown.append(("in all", TIME.format(result.parts["bubble_s"])))
+        tables["bubble"] = Table("where the bubble comes from", ("cause", "mean over ranks"), shown, (1,))
     if result.doubt is not None:
         tables["sensitivities"] = _sensitivities(result, "step", "s", TIME)
         tables["memory_sensitivities"] = _sensitivities(result, "peak_memory", "bytes", BYTES)

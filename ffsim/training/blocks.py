@@ -50,7 +50,7 @@ Category = Literal[
 
 Half = Literal["F", "B"]
 Operation = Literal["reduce", "gather", "all-reduce"]
-What = Literal["dense", "experts", "embedding"]
+What = Literal["dense", "experts", "embedding", "replicated"]
 
 
 class ComputeSlot(NamedTuple):
@@ -101,7 +101,7 @@ class SyncSlot(NamedTuple):
     """What a rank does of one gradient reduction or parameter gathering of a stage.
 
     ``reduce`` and ``gather`` move shards (ZeRO), ``all-reduce`` whole gradients; ``embedding`` is the copy on the last
-    stage, which is summed up with the first stage's.
+    stage, which is summed up with the first stage's, ``replicated`` what tensor-parallel ranks hold alike.
 
     Attributes:
         parameters: how many a rank's whole buffer holds.

@@ -69,7 +69,7 @@ def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int =
     sync = max(step + gather for _, step, gather in after) + max(reduce for reduce, _, _ in after)
 
     serial = _longest(kinds, [a + b for a, b in zip(held, traffic, strict=True)])
-    upper = _upper(layout, serial, send) + sync
+    upper = _upper(layout, serial, send + _beside_passes(program, layout, idle)) + sync
     estimate = max(busy) + _bubble(layout, mean_times(kinds, spent)) + sync
     least = zip(_per_rank(program, layout, compute), _per_rank(program, layout, host), after, strict=True)
     lower = max(max(computing, issuing) + step for computing, issuing, (_, step, _) in least)
@@ -95,6 +95,17 @@ def _per_rank(program: Program, layout: Layout, seconds: list[float]) -> list[fl
     for (rank, _), value in zip(program.ops, seconds, strict=True):
         totals[rank] += value
     return totals
+
+
+def _beside_passes(program: Program, layout: Layout, idle: list[float]) -> float:
+    """What a pass may wait for reductions and gatherings of its own, where there are some in every pass."""
+    counts = np.bincount(program.graph.slot, minlength=len(program.slots))
+    n_passes = layout.n_micro_batches // (2 if layout.schedule.both_ends else 1)
+    waits = [0.0] * layout.pp
+    for number, slot in enumerate(program.slots):
+        if isinstance(slot, SyncSlot) and counts[number] >= n_passes > 1:
+            waits[slot.rank] += idle[number] * -(-int(counts[number]) // n_passes)
+    return max(waits)
 
 
 def _longest_send(program: Program, idle: list[float]) -> float:

@@ -25,6 +25,7 @@ HOLDERS: dict[str, tuple[str, ...]] = {
     "expert_kernels": ("kernels",),
     "operator_profile": ("profile",),
     "precision": ("precision",),
+    "software": ("software",),
     "gpu": ("cluster", "gpu"),
     "nic": ("cluster", "nic"),
     "switch": ("cluster", "switch"),
@@ -178,7 +179,7 @@ def _vary(prepared: Prepared, knob: _Knob, value: Any) -> tuple[Floats, float]:
         ranks = memory(inputs, layout, stages, pieces)
     elif knob.holder in MOVES_MEMORY:
         ranks = with_activations(inputs, layout, stages, pieces, [rank.activation_shares for rank in ranks])
-    same = inputs.spec is before.spec and inputs.profile is before.profile
+    same = inputs.spec is before.spec and inputs.profile is before.profile and inputs.software is before.software
     same = same and inputs.cluster.gpu is before.cluster.gpu
     if not (same and inputs.kernels.row_mapping is before.kernels.row_mapping):
         times = time_pieces(inputs, pieces)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
+
 from ffsim.errors import InfeasiblePlan, Problem
 from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Operators
@@ -174,8 +176,9 @@ def _gathered(inputs: Inputs, layout: Layout, held: Sequence[Stage], pieces: Pie
 
 
 def _largest_output(operators: Operators) -> float:
-    """Bytes of the largest result of a kernel; weight gradients go to their accumulators, which are counted there."""
-    return float(operators.write_bytes[operators.phase != "W"].max(initial=0.0))
+    """Bytes of the largest result of one kernel; weight gradients go to their accumulators, which are counted there."""
+    each = operators.write_bytes / np.maximum(operators.kernels, 1)
+    return float(each[operators.phase != "W"].max(initial=0.0))
 
 
 def _peak(schedule: Schedule, rank: int, kept: Sequence[_Kept]) -> list[float]:

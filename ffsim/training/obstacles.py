@@ -8,6 +8,7 @@ from ffsim.model.spec import CnnSpec
 from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
 from ffsim.training.inputs import Inputs
+from ffsim.training.optimizer import offload_obstacles
 from ffsim.training.spec import PlanSpec
 
 Obstacle = tuple[str, str, str]
@@ -19,6 +20,7 @@ MAX_PASSES = 100_000  # micro-batches times pipeline ranks: some 4 million tasks
 def not_modelled(inputs: Inputs) -> Iterator[Obstacle]:
     """Everything about a workload that ffsim has no model for: (key, what, fix)."""
     plan, gpu = inputs.spec.plan, inputs.cluster.gpu
+    yield from offload_obstacles(inputs)
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",

@@ -60,7 +60,7 @@ def slot_costs(
             duration[number] = times.total(slot.entries) * slot.slow
             continue
         if isinstance(slot, HostSlot):
-            duration[number] = inputs.software.host_issue.value * times.issued(slot.entries)
+            duration[number] = times.issuing(slot.entries)
             continue
         if isinstance(slot, OptimizerSlot):
             duration[number] = optimizer_s(inputs, layout, stages, pieces, slot.rank) * slow[slot.rank]

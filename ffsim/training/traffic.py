@@ -246,7 +246,7 @@ class _Tracer:
     def sync(self, inputs: Inputs, layout: Layout, slot: SyncSlot) -> Message:
         """A reduction or a gathering."""
         groups = sync_groups(layout, slot)
-        host = host_reduction(inputs, slot, groups)
+        host = host_reduction(inputs, layout, slot)
         if host is not None:
             amounts = slot.parameters * host.bytes_ * self._capacity[:N_CLASSES] / host.capacity_bytes_per_s
             links, sizes = self._on_links(amounts, slot.rank, slot.rank)

@@ -56,7 +56,7 @@ def test_no_tolerance_has_moved():
 
 
 def test_no_goal_has_moved():
-    """The best published simulator is off by 14.7 % on these layouts; the steps and memory of Megatron are easier."""
+    """The best published simulator is off by 14.7 % on vTrain's layouts; Megatron's own steps are easier."""
     goals = {name: (goal.target_mean, goal.target_rank) for name, goal in family_goals(FILES).items()}
     assert goals == {
         "Megatron A100 (vTrain)": (0.08, 0.9),
