@@ -40,13 +40,16 @@ def legal_plans(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: Tru
     cluster, plan = inputs.cluster, inputs.spec.plan
     gpus = min(plan.gpus or cluster.n_gpus, cluster.n_gpus)
     last_node = (cluster.n_gpus - gpus) // cluster.gpus_per_node
-    start = replace(plan, gpus=gpus, layers_per_stage=None, first_node=min(plan.first_node, last_node))
+    start = replace(plan, gpus=gpus, first_node=min(plan.first_node, last_node))
     every, asked = moves(inputs, start), 0
     for number in range(MOST_CHANGES + 1):
         found = (changes for changes in combinations(every, number) if len({move.key for move in changes}) == number)
         for changes in sorted(found, key=_order):
             changed = replace(start, **{move.key: move.value for move in changes})
-            if any(obstacles(inputs, changed)) or least_bytes(inputs, changed) > cluster.gpu.memory.value:
+            found_here = {key for key, _, _ in obstacles(inputs, changed)}
+            if found_here == {"layers_per_stage"}:  # of other stages than there are now: balance them
+                changed, found_here = replace(changed, layers_per_stage=None), set()
+            if found_here or least_bytes(inputs, changed) > cluster.gpu.memory.value:
                 continue
             asked += 1
             if fits(changed):
@@ -119,7 +122,7 @@ def describe(plan: PlanSpec, wanted: PlanSpec) -> str:
     keys = [key for key in KEYS if getattr(plan, key) != getattr(wanted, key)]
     if wanted.gpus is None and "gpus" in keys:  # all that there are
         keys.remove("gpus")
-    return " ".join(f"--set plan.{key}={_written(getattr(plan, key))}" for key in keys) or "the plan as given, balanced"
+    return " ".join(f"--set plan.{key}={_written(getattr(plan, key))}" for key in keys)
 
 
 KEYS = (
@@ -127,6 +130,7 @@ KEYS = (
     "first_node",
     "pp",
     "vpp",
+    "layers_per_stage",
     "tp",
     "sequence_parallel",
     "cp",
@@ -146,4 +150,6 @@ SHORT = {(): "none", ("attention",): "selective", ("layer",): "full"}
 def _written(value: Any) -> str:
     if isinstance(value, tuple):
         return SHORT.get(value, f"[{','.join(value)}]")
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -41,20 +41,44 @@ def not_modelled(inputs: Inputs) -> Iterator[Obstacle]:
 
 def obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     """Everything that keeps a plan from dividing: (key, what, fix)."""
-    model, spec = inputs.model, inputs.spec
-    if spec.sequence_length > model.max_context:
-        yield (
-            "sequence_length",
-            f"{spec.sequence_length:,} tokens are more than the {model.max_context:,} that {model.title} takes",
-            "use shorter sequences",
-        )
+    yield from _length_obstacles(inputs)
     problems = list(_gpu_obstacles(inputs, plan))
     yield from problems
-    yield from _split_obstacles(inputs, plan)
-    yield from _state_obstacles(plan)
+    yield from _model_obstacles(inputs, plan)
     if not problems:
         yield from _expert_obstacles(inputs, plan)
         yield from _batch_obstacles(inputs, plan)
+
+
+def first_obstacles(inputs: Inputs) -> tuple[int, int]:
+    """How many checks a workload passes, each of which may hide what the next ones find, and what the first one finds.
+
+    Model and sequence, then GPUs, experts, batch, schedule and stages; (6, 0) where nothing is in the way.
+    """
+    plan = inputs.spec.plan
+    found = [*_length_obstacles(inputs), *_model_obstacles(inputs, plan)]
+    if found:
+        return 0, len(found)
+    for level, check in enumerate((_gpu_obstacles, _expert_obstacles, _batch_obstacles), start=1):
+        if found := list(check(inputs, plan)):
+            behind = {"global_batch": 0, "schedule": 1}.get(found[0][0], 2) if check is _batch_obstacles else 0
+            return level + behind, len(found)
+    return 6, 0
+
+
+def _length_obstacles(inputs: Inputs) -> Iterator[Obstacle]:
+    model, length = inputs.model, inputs.spec.sequence_length
+    if length > model.max_context:
+        yield (
+            "sequence_length",
+            f"{length:,} tokens are more than the {model.max_context:,} that {model.title} takes",
+            "use shorter sequences",
+        )
+
+
+def _model_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
+    yield from _split_obstacles(inputs, plan)
+    yield from _state_obstacles(plan)
 
 
 def _split_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
@@ -176,10 +200,8 @@ def _expert_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     if plan.ep == plan.etp == 1:
         return
     if moe is None:
-        for key in ("ep", "etp"):
-            if getattr(plan, key) > 1:
-                what = f"{inputs.model.title} has no experts to spread over {getattr(plan, key)} ranks"
-                yield key, what, f"use {key}: 1"
+        if plan.ep > 1:
+            yield "ep", f"{inputs.model.title} has no experts to spread over {plan.ep} ranks", "use ep: 1"
         return
     if plan.ep > moe.routed:
         yield "ep", f"{plan.ep} ranks for {moe.routed} routed experts", f"use at most {moe.routed}"

@@ -10,17 +10,18 @@ from ffsim.schedules import SCHEDULES
 from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
-from ffsim.training.neighbours import describe, legal_plans
+from ffsim.training.neighbours import legal_plans
 from ffsim.training.obstacles import Obstacle, not_modelled, obstacles
+from ffsim.training.repair import describe_workload, repaired
 from ffsim.training.spec import PlanSpec
 
 
-def lay_out(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -> Layout:
+def lay_out(inputs: Inputs, fits: Callable[[Inputs], bool] = lambda _: True) -> Layout:
     """Divide the GPUs by the plan.
 
     Args:
         inputs: the workload.
-        fits: what a plan must also meet to be named as the nearest that runs.
+        fits: what a workload must also meet to be named as the nearest that runs.
 
     Raises:
         ModelDomainError: the plan asks for something that is not modelled.
@@ -33,10 +34,20 @@ def lay_out(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: True) -
     if layout is not None:
         return layout
     problems = [_problem(inputs, obstacle) for obstacle in found]
-    nearest = next(legal_plans(inputs, fits), None)
+    nearest = _nearest(inputs, fits)
     if nearest is not None:
-        problems.append(Problem(what=f"nearest plan that runs: {describe(nearest, inputs.spec.plan)}"))
+        problems.append(Problem(what=f"nearest plan that runs: {describe_workload(nearest.spec, inputs.spec)}"))
     raise InfeasiblePlan(problems)
+
+
+def _nearest(inputs: Inputs, fits: Callable[[Inputs], bool]) -> Inputs | None:
+    """The plan with the smallest changes that runs; where many are needed, one found change by change."""
+    for start in (inputs, repaired(inputs)):
+        if start is not None:
+            plan = next(legal_plans(start, lambda plan, start=start: fits(with_plan(start, plan))), None)
+            if plan is not None:
+                return with_plan(start, plan)
+    return None
 
 
 def with_plan(inputs: Inputs, plan: PlanSpec) -> Inputs:

@@ -103,13 +103,13 @@ def prepare(inputs: Inputs) -> Prepared:
         ModelDomainError: something in it is not modelled.
         InfeasiblePlan: it does not divide or does not fit in memory; with the reason and the nearest plan that does.
     """
-    layout = lay_out(inputs, lambda plan: _fits(inputs, plan))
+    layout = lay_out(inputs, _fits)
     check_perturbations(inputs, layout)
     prepared = _prepare(inputs, layout)
     fullest = overflow(inputs, prepared.memory)
     if fullest is None:
         return prepared
-    changes = cheapest_changes(inputs, lambda plan: _fits(inputs, plan), lambda plan: _estimate_s(inputs, plan))
+    changes = cheapest_changes(inputs, lambda plan: _fits(with_plan(inputs, plan)), lambda plan: _estimate_s(inputs, plan))
     raise does_not_fit(inputs, fullest, written(changes))
 
 
@@ -184,14 +184,13 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
     }
 
 
-def _fits(inputs: Inputs, plan: PlanSpec) -> bool:
-    changed = with_plan(inputs, plan)
-    layout, _ = try_layout(changed)
+def _fits(inputs: Inputs) -> bool:
+    layout, _ = try_layout(inputs)
     if layout is None:
         return False
-    pieces = cut(changed, layout.ep, layout.micro_batch)
-    stages = _stages(changed, layout, pieces, time_pieces(changed, pieces))
-    return overflow(changed, memory(changed, layout, stages, pieces)) is None
+    pieces = cut(inputs, layout.ep, layout.micro_batch)
+    stages = _stages(inputs, layout, pieces, time_pieces(inputs, pieces))
+    return overflow(inputs, memory(inputs, layout, stages, pieces)) is None
 
 
 def simulate(prepared: Prepared, depth: Depth = "folded", seed: int = 0) -> StepResult:

@@ -88,8 +88,8 @@ def test_every_row_names_its_source_and_is_unique():
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
-# Rows outside their tolerance, and why where that is known: docs/explanation/training.md. A row that leaves or joins them
-# is a change of an answer, and belongs into the same commit as what caused it.
+# Rows outside their tolerance; why, where that is known, is in docs/explanation/training.md. A row that leaves or joins
+# them is a change of an answer, and belongs into the same commit as what caused it.
 MISSES = {
     "placeholder",
 }
