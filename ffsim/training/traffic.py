@@ -124,7 +124,7 @@ def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlo
     """What a message slot stands for, in all data-parallel replicas together.
 
     The collective of a `GroupSlot` is that of one byte of its ``size_bytes``, whatever its part; that of a `SyncSlot`
-    is a ring even where HFReduce reduces (`ffsim.training.sync_costs.sync_loads`).
+    is a ring even where HFReduce reduces (`ffsim.training.sync_traffic.sync_member_loads`).
     """
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
