@@ -79,7 +79,8 @@ def _neighbours(wanted: Inputs, state: _Found) -> Iterator[_Found]:
     for key, value in _outside(state.inputs):
         if key in keys:
             distance = OUTSIDE + abs(log2(value / getattr(spec, key)))
-            yield _found(wanted, replace(spec, **{key: value}), state.distance + distance)
+            changed: dict[str, Any] = {key: value}
+            yield _found(wanted, replace(spec, **changed), state.distance + distance)
 
 
 def _fewer_gpus(plan: PlanSpec) -> Iterator[Move]:

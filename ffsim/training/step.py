@@ -109,7 +109,9 @@ def prepare(inputs: Inputs) -> Prepared:
     fullest = overflow(inputs, prepared.memory)
     if fullest is None:
         return prepared
-    changes = cheapest_changes(inputs, lambda plan: _fits(with_plan(inputs, plan)), lambda plan: _estimate_s(inputs, plan))
+    changes = cheapest_changes(
+        inputs, lambda plan: _fits(with_plan(inputs, plan)), lambda plan: _estimate_s(inputs, plan)
+    )
     raise does_not_fit(inputs, fullest, written(changes))
 
 
