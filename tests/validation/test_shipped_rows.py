@@ -91,7 +91,27 @@ def test_every_row_names_its_source_and_is_unique():
 # Rows outside their tolerance; why, where that is known, is in docs/explanation/training.md. A row that leaves or joins
 # them is a change of an answer, and belongs into the same commit as what caused it.
 MISSES = {
-    "placeholder",
+    "v3.mpft.backward_only",
+    "v3.mpft.weight_only",
+    "v3.mpft.bubble",
+    "v3.mpft.optimizer",
+    "v3.mrft.bubble",
+    "v3.mrft.optimizer",
+    "haiscale.moe-16b.320",
+    "haiscale.vgg16.hfreduce",
+    "haiscale.vgg16.torch",
+    "megatron21.76b",
+    "mtnlg.280-nodes",
+    "mtnlg.350-nodes",
+    "mcore.177b",
+    "mcore.177b.strong.96",
+    "mbridge.llama-8b",
+    "mbridge.llama-70b",
+    "v3.context_extension",
+    "llama2.13b",
+    "vtrain.3.6b.tp4.dp16.pp1.mb2",
+    "vtrain.3.6b.tp8.dp8.pp1.mb64",
+    "vtrain.3.6b.tp8.dp8.pp1.mb2",
 }
 MISSED_GOALS: set[str] = set()
 QUICK = {
