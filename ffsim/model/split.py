@@ -45,8 +45,11 @@ def check_split(
 
 
 def _tensor(spec: ModelSpec, tp: int) -> list[Trouble]:
-    fix = f"use {_nearest('tp', tp, lambda n: not _undivided(spec, n))}"
-    return [("tp", what, fix) for what in _undivided(spec, tp)]
+    undivided = _undivided(spec, tp)
+    if not undivided:
+        return []
+    fix = _fix("tp", tp, lambda n: not _undivided(spec, n))
+    return [("tp", what, fix) for what in undivided]
 
 
 def _undivided(spec: ModelSpec, tp: int) -> list[str]:

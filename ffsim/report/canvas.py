@@ -43,6 +43,8 @@ MEMORY = {
     "gradients": "#8e84cc",
     "optimizer": "#bdb6e6",
     "activations": "#c2a85a",
+    "replay": "#ddcd9b",
+    "gathered": "#7d9bb0",
     "workspace": "#6b7078",
     "communication": "#8b9098",
     "framework": "#abb0b7",

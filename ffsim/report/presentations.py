@@ -68,7 +68,8 @@ def _headline(result: RunResult) -> Table:
             "peak memory per GPU",
             BYTES,
             "peak_memory_bytes",
-            f"of {BYTES.format(cluster.gpu.memory.value)}, pipeline rank {fullest.rank}",
+            f"of {BYTES.format(cluster.gpu.memory.value)}, {BYTES.format(h['memory_margin_bytes'], 3)} "
+            f"({percent(h['memory_margin_frac'], 2)}) to spare, pipeline rank {fullest.rank}",
         ),
         ("GPU-hours", GPU_HOURS, "gpu_hours", f"{GPU_HOURS.format(h['gpu_hours_per_ttoken'])} per trillion tokens"),
         ("days", None, "days", f"on {h['gpus']:,.0f} GPUs"),

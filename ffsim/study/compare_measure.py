@@ -158,7 +158,7 @@ def _add_capital(figures: dict[str, float], ranges: dict[str, tuple[float, float
 
 def _figures(result: RunResult) -> dict[str, float]:
     h, spec = result.headline, result.step.prepared.inputs.spec
-    rental, capacity = result.bill.cost_figures[0], result.step.prepared.inputs.cluster.gpu.memory.value
+    rental = result.bill.cost_figures[0]
     per_mtoken = MEGA / spec.tokens
     figures = {name: h[name] for name in FIGURES if name in h}
     return figures | {
@@ -168,7 +168,7 @@ def _figures(result: RunResult) -> dict[str, float]:
         "cost_per_mtoken_usd": h["cost_usd"] * per_mtoken,
         "energy_per_mtoken_j": h["energy_j"] * per_mtoken,
         "energy_per_mtoken_cost_usd": h["energy_cost_usd"] * per_mtoken,
-        "memory_margin_bytes": capacity - h["peak_memory_bytes"],
+        "memory_margin_bytes": h["memory_margin_bytes"],
     }
 
 

@@ -73,7 +73,8 @@ class RunResult:
         """
         step, bill = self.step, self.bill
         inputs, layout = step.prepared.inputs, step.prepared.layout
-        peak = inputs.cluster.gpu.peak["bf16"].value
+        peak, capacity = inputs.cluster.gpu.peak["bf16"].value, inputs.cluster.gpu.memory.value
+        held = max(rank.total for rank in step.prepared.memory)
         figures = {
             "step_s": step.step_s,
             "tokens_per_day": step.tokens_per_step / step.step_s * DAY_S,
@@ -81,7 +82,9 @@ class RunResult:
             "mfu_frac": step.flop_per_s_per_gpu() / peak,
             "flop_per_s_per_gpu_noncausal": step.flop_per_s_per_gpu(causal=False),
             "mfu_noncausal_frac": step.flop_per_s_per_gpu(causal=False) / peak,
-            "peak_memory_bytes": max(rank.total for rank in step.prepared.memory),
+            "peak_memory_bytes": held,
+            "memory_margin_bytes": capacity - held,
+            "memory_margin_frac": 1 - held / capacity,
             "gpus": float(layout.gpus),
             "gpu_hours_per_ttoken": bill.gpu_hours / inputs.spec.tokens * 1e12,
             "gpu_hours": bill.gpu_hours,
@@ -116,6 +119,10 @@ class RunResult:
             ranges |= {name: (h[name] * fast, h[name] * slow) for name in rising}
             ranges |= {name: (h[name] / slow, h[name] / fast) for name in ("tokens_per_day", *rates)}
             ranges["peak_memory_bytes"] = (doubt.peak_low_bytes, doubt.peak_high_bytes)
+            capacity = self.step.prepared.inputs.cluster.gpu.memory.value
+            margins = (capacity - doubt.peak_high_bytes, capacity - doubt.peak_low_bytes)
+            ranges["memory_margin_bytes"] = margins
+            ranges["memory_margin_frac"] = (margins[0] / capacity, margins[1] / capacity)
             others = h["total_gpu_hours"] - h["gpu_hours"]
             ranges["total_gpu_hours"] = (h["gpu_hours"] * fast + others, h["gpu_hours"] * slow + others)
         published = h["total_cost_usd"] - h["cost_usd"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ffsim.training import Doubt, StepResult
+from ffsim.training.layout import GroupKind
 from ffsim.units import BYTES, percent
 
 UNEVEN = 1.05
@@ -13,8 +14,8 @@ EXTRAPOLATED_FRAC = 0.25
 
 def warnings_about(step: StepResult, doubt: Doubt | None) -> tuple[str, ...]:
     """Doubts about a run: each says what is in doubt and what to do."""
-    texts = (_memory(step, doubt), _shared_nodes(step), _uneven(step), _slow(step), _operators(step))
-    return tuple(text for text in texts if text)
+    about_plan = (_memory(step, doubt), _no_effect(step), _far_apart(step), _shared_nodes(step), _slow(step))
+    return tuple(text for text in (*about_plan, _uneven(step), _operators(step)) if text)
 
 
 def _memory(step: StepResult, doubt: Doubt | None) -> str:
@@ -24,6 +25,30 @@ def _memory(step: StepResult, doubt: Doubt | None) -> str:
     return (
         f"memory may not suffice: {BYTES.format(doubt.peak_high_bytes)} of {BYTES.format(capacity)} at the high end of "
         "its range; `ffsim explain` shows which inputs decide"
+    )
+
+
+def _no_effect(step: StepResult) -> str:
+    plan = step.prepared.inputs.spec.plan
+    if plan.tp > 1 or not plan.sequence_parallel:
+        return ""
+    return "sequence_parallel has no effect with tp: 1: there are no tensor-parallel ranks to share tokens"
+
+
+def _far_apart(step: StepResult) -> str:
+    """Exchanges in the middle of every layer that leave the node."""
+    layout, per_node = step.prepared.layout, step.prepared.inputs.cluster.gpus_per_node
+    kinds: tuple[tuple[GroupKind, str], ...] = (("tensor", "tp"), ("expert_tensor", "etp"))
+    across = [
+        f"{key}: {groups.shape[1]}"
+        for kind, key in kinds
+        if (np.ptp((groups := layout.groups(kind, 0)) // per_node, axis=1) > 0).any()
+    ]
+    if not across:
+        return ""
+    return (
+        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for exchanges over the "
+        f"network; at most {per_node} ranks that come first in `plan.order` stay on a node"
     )
 
 

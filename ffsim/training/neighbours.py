@@ -46,10 +46,10 @@ def legal_plans(inputs: Inputs, fits: Callable[[PlanSpec], bool] = lambda _: Tru
         found = (changes for changes in combinations(every, number) if len({move.key for move in changes}) == number)
         for changes in sorted(found, key=_order):
             changed = replace(start, **{move.key: move.value for move in changes})
-            found_here = {key for key, _, _ in obstacles(inputs, changed)}
-            if found_here == {"layers_per_stage"}:  # of other stages than there are now: balance them
-                changed, found_here = replace(changed, layers_per_stage=None), set()
-            if found_here or least_bytes(inputs, changed) > cluster.gpu.memory.value:
+            obstacle = next(obstacles(inputs, changed), None)
+            if obstacle and obstacle[0] == "layers_per_stage":  # of other stages than there are now: balance them
+                changed, obstacle = replace(changed, layers_per_stage=None), None
+            if obstacle or least_bytes(inputs, changed) > cluster.gpu.memory.value:
                 continue
             asked += 1
             if fits(changed):
