@@ -49,6 +49,7 @@ def _headline(result: RunResult) -> Table:
     rental, energy = cluster.spec.rental, cluster.spec.energy_price
     fullest = max(result.step.prepared.memory, key=lambda rank: rank.total)
     simulated = "" if result.doubt is not None else "an estimate by closed forms; "
+    spare = f"{BYTES.format(h['memory_margin_bytes'], 3)} ({percent(h['memory_margin_frac'], 2)})"
     shown: list[tuple[str, Unit | None, str, str]] = [
         (
             "step time",
@@ -68,8 +69,7 @@ def _headline(result: RunResult) -> Table:
             "peak memory per GPU",
             BYTES,
             "peak_memory_bytes",
-            f"of {BYTES.format(cluster.gpu.memory.value)}, {BYTES.format(h['memory_margin_bytes'], 3)} "
-            f"({percent(h['memory_margin_frac'], 2)}) to spare, pipeline rank {fullest.rank}",
+            f"of {BYTES.format(cluster.gpu.memory.value)}, {spare} to spare, pipeline rank {fullest.rank}",
         ),
         ("GPU-hours", GPU_HOURS, "gpu_hours", f"{GPU_HOURS.format(h['gpu_hours_per_ttoken'])} per trillion tokens"),
         ("days", None, "days", f"on {h['gpus']:,.0f} GPUs"),

@@ -47,7 +47,7 @@ def _far_apart(step: StepResult) -> str:
     if not across:
         return ""
     return (
-        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for exchanges over the "
+        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for the "
         f"network; at most {per_node} ranks that come first in `plan.order` stay on a node"
     )
 
