@@ -33,17 +33,31 @@ AFTER = ("optimizer", "exposed/gradient_sync", "exposed/parameters")
 def step_parts(result: StepResult) -> dict[str, float]:
     """Seconds of every part, mean over pipeline ranks; they sum to the step. Nothing at depth ``bounds``.
 
-    ``optimizer_s`` takes in what is left of reducing gradients and gathering parameters beside it.
+    ``optimizer_s`` takes in what is left of reducing gradients and gathering parameters before the first operation of a
+    rank and after its last.
     """
     breakdown = result.breakdown
-    if breakdown is None:
+    if breakdown is None or result.timeline is None:
         return {}
     parts = {
         name: sum(float(np.mean(breakdown.operations[kind])) for kind in kinds if kind in breakdown.operations)
         for name, kinds in PARTS.items()
     }
-    optimizer = sum(float(np.mean(breakdown.exposed[name])) for name in AFTER)
+    optimizer = float(np.mean(np.minimum(sum(breakdown.exposed[name] for name in AFTER), _outside_operations(result))))
     return parts | {"bubble_s": result.step_s - sum(parts.values()) - optimizer, "optimizer_s": optimizer}
+
+
+def _outside_operations(result: StepResult) -> Floats:
+    """``[pp]`` seconds before the first operation of every rank and after its last."""
+    assert result.timeline is not None
+    program = result.prepared.program
+    first, last = operation_times(program, result.timeline)
+    rank = np.array([rank for rank, _ in program.ops])
+    begin, end = np.full(result.prepared.layout.pp, np.inf), np.zeros(result.prepared.layout.pp)
+    np.minimum.at(begin, rank, first)
+    np.maximum.at(end, rank, last)
+    outside: Floats = begin + (result.step_s - end)
+    return outside
 
 
 def bubble_parts(result: StepResult) -> dict[str, float]:

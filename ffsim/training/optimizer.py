@@ -23,7 +23,8 @@ def optimizer_s(inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], piece
     p, held = inputs.precision, held_parameters(inputs, layout, stages, pieces, rank)
     updated = sum(dense / dense_shards + expert / expert_shards for dense, expert, dense_shards, expert_shards in held)
     states = updated * (p.gradient_bytes + 2 * (p.master_bytes + p.moment_bytes) + p.weight_bytes.value)
-    cleared = 2 * p.gradient_bytes * sum(dense + expert for dense, expert, _, _ in held)
+    gradients = updated if inputs.spec.plan.zero >= 2 else sum(dense + expert for dense, expert, _, _ in held)
+    cleared = 2 * p.gradient_bytes * gradients
     if inputs.spec.plan.offload == "none":
         return _pass_s(inputs, states + cleared)
     host = _host_rates(inputs)

@@ -85,8 +85,8 @@ def _neighbours(wanted: Inputs, state: _Found) -> Iterator[_Found]:
 
 def _fewer_gpus(plan: PlanSpec) -> Iterator[Move]:
     assert plan.gpus is not None
-    fewer = 1 << (plan.gpus - 1).bit_length() - 1
-    if 0 < fewer < plan.gpus:
+    if plan.gpus > 1:
+        fewer = 1 << (plan.gpus - 1).bit_length() - 1  # the next power of two below
         yield Move(1 + log2(plan.gpus / fewer), "gpus", fewer)
 
 

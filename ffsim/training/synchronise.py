@@ -74,7 +74,7 @@ def weights_of(op: Op) -> int:
 def beside(inputs: Inputs, layout: Layout) -> Callable[[int, int, Op], Beside]:
     """Which passes collectives of the data-parallel groups run beside: asked by (rank, position, operation)."""
     plan, overlap = inputs.spec.plan, inputs.overlap
-    alone = layout.copies * max(layout.dp * layout.cp, layout.edp) == 1
+    alone = layout.sharing(experts=inputs.model.moe is not None) == 1
     on_gpus = not reduces_in_hosts(inputs)
     last, first = set(_last_weight_gradients(layout).values()), set(_first_forwards(layout).values())
 
