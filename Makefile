@@ -5,12 +5,13 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench format lint types layers clean
+.PHONY: help demo test check validate bench format lint types layers clean
 
 help:
 	@echo "make demo    install and run the main job: DeepSeek-V3 on 2,048 H800, report in out/"
 	@echo "make test    install and run every check (format, lint, types, layers, tests, doctests, README, notebooks)"
 	@echo "make check   the fast part of make test, under a minute"
+	@echo "make validate  run every published figure (a quarter of an hour); with ARGS=--force-regen write the README's table"
 	@echo "make bench   install and run the benchmarks"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove what the other targets made"
@@ -30,7 +31,10 @@ demo: $(VENV)/run.stamp
 	$(BIN)/ffsim run topologies/h800-2048.yaml workloads/deepseek-v3-pretrain.yaml --report out/deepseek-v3.html --trace out/deepseek-v3.trace.json
 
 test: lint types layers
-	$(BIN)/pytest -n $(JOBS)
+	$(BIN)/pytest -n $(JOBS) -m "not exhaustive"
+
+validate: $(VENV)/dev.stamp
+	$(BIN)/pytest tests/validation $(ARGS)
 
 check: lint types layers
 	$(BIN)/pytest -n $(JOBS) -m "not slow"

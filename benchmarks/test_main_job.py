@@ -22,7 +22,7 @@ V3 = Scenario(cluster="h800-2048", workload="deepseek-v3-pretrain")
 N_TASKS = 82_177
 N_EVENTS = 114_225
 N_TRACE_EVENTS = 79_574
-N_UNCERTAIN_INPUTS = 25
+N_UNCERTAIN_INPUTS = 24
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,10 @@ def _chosen(rows: list[Row], families: tuple[str, ...]) -> list[Row]:
     unknown = [name for name in families if name not in known]
     if unknown:
         raise ScenarioError(
-            [Problem(where="--family", what=f"no family {name!r}", fix=f"use {', '.join(known)}") for name in unknown]
+            [
+                Problem(where="--family", what=f"no family {name!r}", fix=f"use {', '.join(map(repr, known))}")
+                for name in unknown
+            ]
         )
     return [row for row in rows if not families or row.family in families]
 

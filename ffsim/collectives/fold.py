@@ -107,7 +107,8 @@ def member_loads(collective: Collective, topology: Topology, groups: Ints) -> tu
         used = routes.links >= 0
         hops = used.sum(axis=1)
         owners.append(np.repeat(source, hops) * topology.n_links + routes.links[used])
-        sizes.append(np.repeat(np.tile(step.bytes_, len(groups)) * step.repeat, hops))
+        moved = np.repeat(np.tile(step.bytes_, len(groups)) * step.repeat, hops)
+        sizes.append(moved if routes.weight is None else moved * routes.weight[used])
     pairs, place = np.unique(np.concatenate(owners), return_inverse=True)
     total = np.bincount(place.ravel(), weights=np.concatenate(sizes), minlength=len(pairs))
     return pairs // topology.n_links, pairs % topology.n_links, total

@@ -11,13 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ffsim.engine import kernel
+from ffsim.engine import kernel, order
 from ffsim.engine.flows import Columns, Flows, columns
 from ffsim.engine.graph import Floats
 from ffsim.engine.kernel import (
-    CELL,
-    FLOW,
-    HOP,
     N_EVENTS,
     N_FLOWS,
     N_HEAP,
@@ -28,11 +25,12 @@ from ffsim.engine.kernel import (
     NOW,
     STAMP,
     WEIGHTED,
-    State,
     begin,
     change_capacity,
     run,
+    run_teams,
 )
+from ffsim.engine.records import CELL, FLOW, HOP, State
 
 __all__ = [
     "NOW",
@@ -47,16 +45,18 @@ __all__ = [
     "empty_state",
     "is_ready",
     "run",
+    "run_teams",
     "times_without_links",
 ]
 
 
-def is_ready() -> bool:
-    """Whether the solver is compiled already: in this process, or in a cache as new as its source."""
-    if run.signatures:
+def is_ready(entry: str = "run") -> bool:
+    """Whether an entry of the solver is compiled already: in this process, or in a cache as new as its source."""
+    compiled = getattr(kernel, entry)
+    if compiled.signatures:
         return True
     source = Path(str(kernel.__file__))
-    files = Path(str(run.stats.cache_path)).glob(f"{source.stem}.run-*.nbi")
+    files = Path(str(compiled.stats.cache_path)).glob(f"{source.stem}.{entry}-*.nbi")
     return any(file.stat().st_mtime >= source.stat().st_mtime for file in files)
 
 
@@ -139,7 +139,7 @@ def add_flows(state: State, flows: Flows, now_s: float = 0.0, *, grow: bool = Tr
     if state.count[WEIGHTED]:
         state.weight[used_hops:n_hops] = c.weight
     before, after = np.ascontiguousarray(c.edges.T, dtype=np.int64)
-    start = kernel.group(before, after, state.successor[used_edges:n_edges], old, len(flows))
+    start = order.group(before, after, state.successor[used_edges:n_edges], old, len(flows))
     flow["first_next"] = used_edges + start[:-1]
     flow["stop_next"] = used_edges + start[1:]
     flow["batch"] = len(state.left)
@@ -191,8 +191,8 @@ def times_without_links(flows: Flows) -> tuple[Floats, Floats, int]:
     c = columns(flows)
     before, after = np.ascontiguousarray(c.edges.T, dtype=np.int64)
     successor = np.zeros(len(before), dtype=np.int64)
-    first = kernel.group(before, after, successor, 0, len(flows))
+    first = order.group(before, after, successor, 0, len(flows))
     start = np.array(c.start_s)
     waiting = np.bincount(after, minlength=len(flows))
-    end, n_ended = kernel.longest_paths(start, np.ascontiguousarray(c.latency_s), first, successor, waiting)
+    end, n_ended = order.longest_paths(start, np.ascontiguousarray(c.latency_s), first, successor, waiting)
     return start, end, int(n_ended)

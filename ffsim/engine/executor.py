@@ -1,4 +1,4 @@
-"""Runs task graphs: every task is a flow whose latency is its time on its lane."""
+"""Runs task graphs: a transfer is a flow whose latency is its time on its lane."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from ffsim.engine.flows import Flows
 from ffsim.engine.fluid import Twin, simulate_flows
 from ffsim.engine.graph import Costs, Csr, Floats, Ints, TaskGraph, Timeline
+from ffsim.engine.teams import Crew, CrewCosts, execute_crew
 
 
 def execute(graph: TaskGraph, costs: Costs, *, twin: Twin = "compiled") -> Timeline:
@@ -15,34 +16,45 @@ def execute(graph: TaskGraph, costs: Costs, *, twin: Twin = "compiled") -> Timel
     Raises:
         SimulationError: some tasks wait for each other in a circle.
     """
-    times = simulate_flows(task_flows(graph, costs), costs.capacity_bytes_per_s, twin=twin)
-    return Timeline(times.start_s, times.end_s, times.n_events)
+    if twin == "plain":
+        times = simulate_flows(task_flows(graph, costs), costs.capacity_bytes_per_s, twin=twin)
+        return Timeline(times.start_s, times.end_s, times.n_events)
+    n_slots = len(costs.duration_s)
+    sent = transfers(costs)
+    messages = np.where(sent.size_bytes > 0, np.arange(n_slots), -1)
+    alone = CrewCosts(
+        duration_s=costs.duration_s, first=messages, messages=sent, capacity_bytes_per_s=costs.capacity_bytes_per_s
+    )
+    return execute_crew(graph, Crew.alone(n_slots), alone).of(0)
 
 
 def task_flows(graph: TaskGraph, costs: Costs) -> Flows:
     """The tasks of a graph as flows, to run them beside others.
 
-    A task is idle for its duration and then moves its bytes; its rate is counted on the link that would bind it alone.
+    A task is idle for its duration and then moves its bytes.
     """
-    row = costs.moves.values
-    kept = costs.bytes_[row] > 0
-    slot = np.repeat(np.arange(len(costs.duration_s)), np.diff(costs.moves.start))[kept]
-    row, counts = row[kept], np.bincount(slot, minlength=len(costs.duration_s))
-    first = np.cumsum(counts) - counts
-    seconds = costs.bytes_[row] / costs.capacity_bytes_per_s[costs.link[row]]
-    size, weight = _on_binding_link(slot, seconds, costs.bytes_[row], len(counts))
-    hops = counts[graph.slot]
-    start = np.zeros(graph.n_tasks + 1, dtype=np.int64)
-    np.cumsum(hops, out=start[1:])
-    place = _positions(first[graph.slot], hops, start)
+    sent = transfers(costs).picked(graph.slot)
     return Flows(
-        links=Csr(start, costs.link[row][place]),
-        size_bytes=size[graph.slot],
-        weight=weight[place],
+        links=sent.links,
+        size_bytes=sent.size_bytes,
+        weight=sent.weight,
         latency_s=costs.duration_s[graph.slot],
         edges=graph.all_edges,
-        share=None if costs.share is None else costs.share[graph.slot],
+        share=sent.share,
     )
+
+
+def transfers(costs: Costs) -> Flows:
+    """What every slot moves; the rate of a slot is counted on the link that would bind it alone."""
+    row = costs.moves.values
+    kept = costs.bytes_[row] > 0
+    slot = np.repeat(np.arange(len(costs.moves.start) - 1), np.diff(costs.moves.start))[kept]
+    row = row[kept]
+    start = np.zeros(len(costs.moves.start), dtype=np.int64)
+    np.cumsum(np.bincount(slot, minlength=len(start) - 1), out=start[1:])
+    seconds = costs.bytes_[row] / costs.capacity_bytes_per_s[costs.link[row]]
+    size, weight = _on_binding_link(slot, seconds, costs.bytes_[row], len(start) - 1)
+    return Flows(links=Csr(start, costs.link[row]), size_bytes=size, weight=weight, share=costs.share)
 
 
 def _on_binding_link(slot: Ints, seconds: Floats, bytes_: Floats, n_slots: int) -> tuple[Floats, Floats]:
@@ -53,9 +65,3 @@ def _on_binding_link(slot: Ints, seconds: Floats, bytes_: Floats, n_slots: int) 
     size = np.zeros(n_slots)
     size[slot[binding]] = bytes_[binding]
     return size, bytes_ / size[slot]
-
-
-def _positions(first: Ints, counts: Ints, start: Ints) -> Ints:
-    """``first[i], first[i] + 1, ...``, as many as ``counts[i]``, one after the other."""
-    places: Ints = np.repeat(first - start[:-1], counts) + np.arange(start[-1])
-    return places

@@ -46,6 +46,19 @@ class Flows:
     def __len__(self) -> int:
         return len(self.size_bytes)
 
+    def picked(self, which: Ints) -> Flows:
+        """Some of the flows, each as often as named: what they move, without when."""
+        hops = np.diff(self.links.start)[which]
+        start = np.zeros(len(which) + 1, dtype=np.int64)
+        np.cumsum(hops, out=start[1:])
+        place = np.repeat(self.links.start[which] - start[:-1], hops) + np.arange(start[-1])
+        return Flows(
+            links=Csr(start, self.links.values[place]),
+            size_bytes=self.size_bytes[which],
+            weight=None if self.weight is None else self.weight[place],
+            share=None if self.share is None else self.share[which],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FlowTimes:

@@ -98,11 +98,11 @@ def link_use(
     return use
 
 
-def load_kernel() -> ModuleType:
+def load_kernel(entry: Literal["run", "run_teams"] = "run") -> ModuleType:
     """The compiled solver; says so when it must be compiled first, which takes some seconds, once."""
     from ffsim.engine import compiled  # noqa: PLC0415 - Numba takes a moment to load
 
-    if not compiled.is_ready():
+    if not compiled.is_ready(entry):
         LOG.info("compiling the flow solver: some seconds, once; kept for later runs")
     return compiled
 

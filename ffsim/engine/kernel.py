@@ -3,16 +3,16 @@
 Rates are the unique max-min fair ones: a flow of level ``rate / share`` has a full link on which no level is higher, or
 runs at its own cap. When flows come or go, only what can change is worked out again (`_repair`): those held back by a
 link that changed are filled anew into what the others leave; whoever then turns out to be too fast or too slow joins
-them, until nobody does. When that takes in much of what is under way, everything is filled anew.
+them, until nobody does. When that takes in much of what is under way, all that is connected with it by shared links is
+filled anew.
 
 Flows of a virtual lane are guaranteed the lane's share of every link; what lanes leave is shared by all alike.
 
-The readable twin is `ffsim.engine.plain`. All of it stands in one file because Numba's cache goes by file.
+The readable twin is `ffsim.engine.plain`. All of it stands in one file because Numba's cache goes by file; the
+arrays that it works on are laid out in `ffsim.engine.records`.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -20,65 +20,13 @@ from numba import njit
 WAITING, PENDING, STREAMING, DONE = 0, 1, 2, 3
 NOW, WINDOW = 0, 1  # places in State.clock
 N_FLOWS, N_ACTIVE, N_HEAP, N_EVENTS, N_SOLVES, N_LEFT, STAMP, N_LANES, WEIGHTED = range(9)  # places in State.count
+QUEUED, TAKEN, LEFT = 0, 1, 2  # places in Work.ends
 NO_LINK = -1
 ZERO, ONE = np.int64(0), np.int64(1)  # typed: Numba would compile functions once more for every literal
 SAME = 1e-12  # closer than rounding is one instant, one rate
 CLOSE = 1e-9  # a link filled to within this is full
 LOST = 1e-4  # a sum of which only so much is left is added up anew
 SMALL_SET = 64  # repairing fewer flows than this is never worth giving up
-
-
-FLOW = np.dtype(
-    [(name, np.float64) for name in ("remaining", "rate", "due_s", "updated_s", "share", "cap", "level")]
-    + [("member", np.int64)]
-    + [(name, np.int32) for name in ("first", "stop", "place", "at", "bottleneck", "first_next", "stop_next", "batch")]
-    + [(name, np.float64) for name in ("latency_s", "start_s", "end_s")]
-    + [("waiting", np.int32), ("lane", np.int16), ("phase", np.uint8), ("frozen", np.uint8)]
-)
-HOP = np.dtype([("link", np.int32), ("owner", np.int32), ("after", np.int32)])
-CELL = np.dtype(
-    [(name, np.float64) for name in ("room", "demand", "whole")]
-    + [("seen", np.int64)]
-    + [(name, np.int32) for name in ("head", "n_streaming", "n_ended", "n_open", "changed")]
-)
-
-
-class State(NamedTuple):
-    """Everything the solver knows. Arrays of flows, hops and successors may be longer than what they hold.
-
-    Hop ``p`` is a flow on one of its links; hops of the flows streaming over a cell (a link and a lane) form a list,
-    from which flows that have ended are dropped when rates on the link are next worked out.
-
-    Attributes:
-        clock, count: scalars, by the places named above.
-        flow, hop, cell: records of flows, hops and cells.
-        weight: of every hop, empty if all are 1.
-        successor: flows that wait for others, by ``first_next`` and ``stop_next``.
-        capacity: of every link. lane_share: of every lane. left: flows of every batch that have not ended.
-        heap: flows by their next event. active: flows that stream. The rest up to queue_key: scratch.
-        bins: what links carried in stretches of ``bin_s[0]``.
-    """
-
-    clock: Any
-    count: Any
-    flow: Any
-    hop: Any
-    cell: Any
-    weight: Any
-    successor: Any
-    capacity: Any
-    lane_share: Any
-    left: Any
-    heap: Any
-    active: Any
-    due: Any
-    chosen: Any
-    touched: Any
-    links: Any
-    queue: Any
-    queue_key: Any
-    bins: Any
-    bin_s: Any
 
 
 @njit(cache=True)
@@ -381,6 +329,32 @@ def _choose_all(s, n_chosen):
 
 
 @njit(cache=True)
+def _choose_connected(s, n_chosen):
+    """Choose every flow that shares links with the chosen ones, with those that share links with these, and so on."""
+    flows, hops, cells, stamp = s.flow, s.hop, s.cell, s.count[STAMP]
+    i, n_links = ZERO, ZERO
+    while i < n_chosen < s.count[N_ACTIVE]:
+        f = flows[s.chosen[i]]
+        i += 1
+        for p in range(f.first, f.stop):
+            c = cells[hops[p].link]
+            if c.seen == stamp:
+                continue
+            c.seen = stamp
+            s.links[n_links] = hops[p].link
+            n_links += 1
+            other = c.head
+            while other >= 0:
+                owner = flows[hops[other].owner]
+                if owner.member != stamp and owner.phase == STREAMING:
+                    n_chosen = _choose(flows, s.chosen, np.int64(hops[other].owner), n_chosen, stamp)
+                other = hops[other].after
+    for link in range(n_links):
+        cells[s.links[link]].seen = 0
+    return n_chosen
+
+
+@njit(cache=True)
 def _settle(s, first, stop):
     """Note how far the chosen flows, from one place in the list to another, have come at their old rates."""
     now = s.clock[NOW]
@@ -500,7 +474,7 @@ def _repair(s, n_chosen, n_changed):
     for i in range(n_changed):
         _drop_ended(s.flow, s.hop, s.cell[s.touched[i]])
         p = s.cell[s.touched[i]].head
-        while p >= 0 and n_chosen <= most:
+        while p >= 0:
             f = s.flow[s.hop[p].owner]
             if f.bottleneck == s.touched[i] and f.member != s.count[STAMP]:
                 n_chosen = _choose(s.flow, s.chosen, np.int64(s.hop[p].owner), n_chosen, s.count[STAMP])
@@ -514,7 +488,7 @@ def _repair(s, n_chosen, n_changed):
         n_chosen = _misplaced(s, n_chosen, n_groups)
         if n_chosen == n_settled:
             return n_chosen
-    n_chosen = _choose_all(s, n_chosen)
+    n_chosen = _choose_connected(s, n_chosen)
     _settle(s, n_settled, n_chosen)
     _refill(s, n_chosen, _all_links(s, n_chosen))
     return n_chosen
@@ -673,45 +647,102 @@ def change_capacity(s, link, capacity):
 
 
 @njit(cache=True)
-def group(rows, values, out, offset, n_rows):
-    """Group values by row, keeping their order: ``out`` gets them, plus an offset; returns where each row starts."""
-    start = np.zeros(n_rows + 1, dtype=np.int64)
-    for row in rows:
-        start[row + 1] += 1
-    for row in range(n_rows):
-        start[row + 1] += start[row]
-    place = start.copy()
-    for i in range(rows.size):
-        out[place[rows[i]]] = values[i] + offset
-        place[rows[i]] += 1
-    return start
+def _enqueue(w, task, team):
+    w.queue_task[w.ends[QUEUED]] = task
+    w.queue_team[w.ends[QUEUED]] = team
+    w.ends[QUEUED] += 1
 
 
 @njit(cache=True)
-def longest_paths(start_s, duration_s, first_next, successor, waiting):
-    """When flows begin (in ``start_s``) and end that share no link: each after its last predecessor, without a clock.
+def _finish(w, task, team, end):
+    """A team is done with a task: whoever waited only for that is ready."""
+    w.end_s[w.first[task] + team] = end
+    w.ends[LEFT] -= 1
+    kind = w.kind[task]
+    start, stop = w.begin[kind, team], w.begin[kind, team + 1]
+    for i in range(w.next_start[task], w.next_start[task + 1]):
+        following = np.int64(w.successor[i])
+        first, teams = w.first[following], w.team[w.kind[following]]
+        for place in range(start, stop):
+            other = np.int64(teams[w.member[kind, place]])
+            work = first + other
+            w.start_s[work] = max(w.start_s[work], end)
+            w.waiting[work] -= 1
+            if w.waiting[work] == 0:
+                _enqueue(w, following, other)
 
-    Returns ends and how many have one; those in a circle have none.
+
+@njit(cache=True)
+def _work_off(s, w):
+    """Do what is ready: what has no links ends when it ends, ahead of the clock; messages are planned."""
+    while w.ends[TAKEN] < w.ends[QUEUED]:
+        task, team = np.int64(w.queue_task[w.ends[TAKEN]]), np.int64(w.queue_team[w.ends[TAKEN]])
+        w.ends[TAKEN] += 1
+        work, idle = w.first[task] + team, w.duration_s[w.slot[task]]
+        start, flow = w.start_s[work], w.channel[task] + team
+        if w.channel[task] >= 0 and w.size[flow] > 0:
+            s.flow[flow].remaining = w.size[flow]
+            s.flow[flow].phase = PENDING
+            w.doing[flow] = task
+            _schedule(s.count, s.heap, s.flow, flow, start + idle)
+            continue
+        if w.row[task] >= 0:
+            idle *= w.pace[w.row[task], w.member[w.kind[task], w.begin[w.kind[task], team]]]
+        if w.noise.size:
+            idle *= w.noise[work]
+        s.count[N_EVENTS] += 1
+        _finish(w, task, team, start + idle)
+    w.ends[QUEUED] = w.ends[TAKEN] = 0
+
+
+@njit(cache=True)
+def _happen_in_teams(s, w, horizon):
+    """Let messages begin and end that are due, and work off what becomes ready by that.
+
+    Returns newly streaming flows (in ``queue``) and changed links (in ``touched``). A flow may end and begin anew at
+    one instant: lists are rid of it before it enters them again.
     """
-    n = start_s.size
-    end_s = np.zeros(n)
-    order = np.zeros(n, dtype=np.int64)
-    n_ready = 0
-    for flow in range(n):
-        if waiting[flow] == 0:
-            order[n_ready] = flow
-            n_ready += 1
-    i = 0
-    while i < n_ready:
-        flow = order[i]
-        i += 1
-        end = start_s[flow] + duration_s[flow]
-        end_s[flow] = end
-        for p in range(first_next[flow], first_next[flow + 1]):
-            following = successor[p]
-            start_s[following] = max(start_s[following], end)
-            waiting[following] -= 1
-            if waiting[following] == 0:
-                order[n_ready] = following
-                n_ready += 1
-    return end_s, n_ready
+    count, heap, flows, hops, cells = s.count, s.heap, s.flow, s.hop, s.cell
+    n_new, n_changed = ZERO, ZERO
+    while count[N_HEAP] and flows[heap[0]].due_s <= horizon:
+        n_due = _take_due(count, heap, flows, s.due, horizon)
+        count[N_EVENTS] += n_due
+        for i in range(n_due):
+            flow = s.due[i]
+            f = flows[flow]
+            n_changed = _mark_changed(flows, hops, cells, s.touched, flow, n_changed)
+            if f.phase == PENDING:
+                for p in range(f.first, f.stop):
+                    _drop_ended(flows, hops, cells[hops[p].link])
+                s.clock[NOW] = max(s.clock[NOW], f.due_s)
+                _enter(count, flows, hops, cells, s.active, flow, f.due_s)
+                s.queue[n_new] = flow
+                n_new += 1
+                continue
+            _leave(count, flows, hops, cells, s.active, flow)
+            f.phase = DONE
+            task = np.int64(w.doing[flow])
+            _finish(w, task, flow - w.channel[task], f.due_s)
+        _work_off(s, w)
+    for i in range(n_changed):
+        cells[s.touched[i]].changed = 0
+    return n_new, n_changed
+
+
+@njit(cache=True)
+def run_teams(s, w):
+    """Run all tasks; what is left of ``w.ends`` waits in a circle."""
+    for task in range(w.slot.size):
+        for team in range(w.first[task + 1] - w.first[task]):
+            if w.waiting[w.first[task] + team] == 0:
+                _enqueue(w, task, team)
+    _work_off(s, w)
+    while s.count[N_HEAP]:
+        now = s.flow[s.heap[0]].due_s
+        n_new, n_changed = _happen_in_teams(s, w, now + now * SAME)
+        s.clock[NOW] = max(s.clock[NOW], now)
+        s.count[STAMP] += 1
+        n_chosen = ZERO
+        for i in range(n_new):
+            n_chosen = _choose(s.flow, s.chosen, s.queue[i], n_chosen, s.count[STAMP])
+        _plan_ends(s, _repair(s, n_chosen, n_changed))

@@ -49,7 +49,7 @@ def _headline(result: RunResult) -> Table:
     rental, energy = cluster.spec.rental, cluster.spec.energy_price
     fullest = max(result.step.prepared.memory, key=lambda rank: rank.total)
     simulated = "" if result.doubt is not None else "an estimate by closed forms; "
-    spare = f"{BYTES.format(h['memory_margin_bytes'], 3)} ({percent(h['memory_margin_frac'], 2)}) to spare"
+    spare = f"{BYTES.format(h['memory_margin_bytes'], 3)} ({percent(h['memory_margin_frac'], 2)})"
     shown: list[tuple[str, Unit | None, str, str]] = [
         (
             "step time",
@@ -69,7 +69,7 @@ def _headline(result: RunResult) -> Table:
             "peak memory per GPU",
             BYTES,
             "peak_memory_bytes",
-            f"of {BYTES.format(cluster.gpu.memory.value)}, {spare}, pipeline rank {fullest.rank}",
+            f"of {BYTES.format(cluster.gpu.memory.value)}, {spare} to spare, pipeline rank {fullest.rank}",
         ),
         ("GPU-hours", GPU_HOURS, "gpu_hours", f"{GPU_HOURS.format(h['gpu_hours_per_ttoken'])} per trillion tokens"),
         ("days", None, "days", f"on {h['gpus']:,.0f} GPUs"),
@@ -164,6 +164,8 @@ def present_explanation(result: RunResult) -> Presentation:
         "schema": "ffsim.explanation/1",
         "headline": result.headline,
         "limits": [{"resource": name, "saved_frac": share} for name, share in result.limits.items()],
+        "parts": result.parts,
+        "bubble": result.bubble(),
         "sensitivity": result.sensitivities(),
         "operator_time_basis": result.step.prepared.times.basis_share,
         "sources": result.sources(),
@@ -179,6 +181,10 @@ def explanation_tables(result: RunResult) -> dict[str, Table]:
         rows = [(name, percent(share, 2), TIME.format(share * step_s)) for name, share in result.limits.items()]
         columns = ("resource", "share", "of the step")
         tables["limits"] = Table("what a 10 % faster resource would save", columns, rows, (1, 2))
+    if bubble := result.bubble():
+        shown = [(row["cause"], TIME.format(row["seconds"])) for row in bubble]
+        shown.append(("in all", TIME.format(result.parts["bubble_s"])))
+        tables["bubble"] = Table("where the bubble comes from", ("cause", "mean over ranks"), shown, (1,))
     if result.doubt is not None:
         tables["sensitivities"] = _sensitivities(result, "step", "s", TIME)
         tables["memory_sensitivities"] = _sensitivities(result, "peak_memory", "bytes", BYTES)

@@ -138,7 +138,7 @@ def _boxes(result: RunResult, spans: list[Span]) -> dict[str, list[Box]]:
         else:
             boxes[KIND_ACTIVITY[kind]].append((start, end, rank - 0.4, rank + 0.4))
     for name in ("sync", "optimizer"):
-        rows = program.category == name
+        rows = program.of(name)
         columns = (program.rank[rows].tolist(), timeline.start_s[rows].tolist(), timeline.end_s[rows].tolist())
         boxes[name] = [(start, end, rank - 0.4, rank + 0.4) for rank, start, end in zip(*columns, strict=True)]
     return boxes
@@ -248,7 +248,7 @@ def _kernel(axes: Axes, result: RunResult, part: CloseUp, task: int, row: tuple[
     assert timeline is not None
     left = max(float(timeline.start_s[task]), part.start) - part.start
     right = min(float(timeline.end_s[task]), part.end) - part.start
-    color, label = ACTIVITY[str(program.category[task])], str(program.label[task])
+    color, label = ACTIVITY[program.categories[program.category_code[task]]], program.labels[program.label_code[task]]
     cells(axes, [(left * factor, right * factor, *row)], color, outline=0.6)
     width = (right - left) / (part.end - part.start) * (WIDTH_PT - 44.0)
     if fits(label, width):

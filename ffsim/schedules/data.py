@@ -38,7 +38,7 @@ class Schedule:
         """Pipeline ranks."""
         return len(self.ops)
 
-    @property
+    @cached_property
     def n_stages(self) -> int:
         """Stages the model is cut into."""
         return 1 + max(stage for modules in self.placement for stage in modules)

@@ -22,7 +22,7 @@ def run(scenario: Scenario) -> RunResult:
     True
     """
     inputs = load(scenario)
-    step = simulate(prepare(inputs), scenario.depth)
+    step = simulate(prepare(inputs), scenario.depth, scenario.seed)
     return RunResult(
         scenario=scenario,
         step=step,

@@ -14,7 +14,17 @@ from ffsim.config import Source
 from ffsim.economics import Bill
 from ffsim.study.scenario import Scenario
 from ffsim.study.warnings import warnings_about
-from ffsim.training import Condition, Doubt, OperatorTable, StepResult, combined_range, limits, operator_table
+from ffsim.training import (
+    Condition,
+    Doubt,
+    OperatorTable,
+    StepResult,
+    bubble_parts,
+    combined_range,
+    limits,
+    operator_table,
+    step_parts,
+)
 from ffsim.units import percent, significant
 
 if TYPE_CHECKING:
@@ -180,6 +190,15 @@ class RunResult:
             for kind, values in breakdown.operations.items()
         ]
 
+    @cached_property
+    def parts(self) -> dict[str, float]:
+        """The step as DeepSeek published it of V3: operations by kind, bubble, optimizer. Empty at depth ``bounds``."""
+        return step_parts(self.step)
+
+    def bubble(self) -> list[Row]:
+        """Where the bubble comes from, mean over pipeline ranks; the causes sum to ``parts.bubble_s``."""
+        return [{"cause": cause, "seconds": seconds} for cause, seconds in bubble_parts(self.step).items()]
+
     def memory(self) -> list[Row]:
         """Bytes per GPU by pipeline rank, its stages and kind."""
         return [
@@ -291,6 +310,7 @@ class RunResult:
                 "seed": self.scenario.seed,
             },
             "headline": self.headline,
+            "parts": self.parts,
             "bounds": {"step_s": {"lower": bounds.lower, "upper": bounds.upper}},
             "range": self.range,
             "warnings": list(self.warnings),

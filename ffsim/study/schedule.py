@@ -63,6 +63,9 @@ def describe_schedule(
         problems.append(Problem(what=f"no schedule named {name!r}", fix=f"use one of {', '.join(SCHEDULES)}"))
     durations, unread = _durations(times)
     problems += unread
+    if not unread and durations.forward == durations.b == 0:
+        what = "nothing takes any time"
+        problems.append(Problem(where="--times", what=what, fix="give F or B a duration above 0"))
     if problems:
         raise ScenarioError(problems)
     family = SCHEDULES[name]

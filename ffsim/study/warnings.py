@@ -14,7 +14,7 @@ EXTRAPOLATED_FRAC = 0.25
 
 def warnings_about(step: StepResult, doubt: Doubt | None) -> tuple[str, ...]:
     """Doubts about a run: each says what is in doubt and what to do."""
-    about_plan = (_memory(step, doubt), _no_effect(step), _far_apart(step), _shared_nodes(step))
+    about_plan = (_memory(step, doubt), _no_effect(step), _far_apart(step), _shared_nodes(step), _slow(step))
     return tuple(text for text in (*about_plan, _uneven(step), _operators(step)) if text)
 
 
@@ -47,8 +47,8 @@ def _far_apart(step: StepResult) -> str:
     if not across:
         return ""
     return (
-        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for exchanges over "
-        f"the network; at most {per_node} ranks that come first in `plan.order` stay on a node"
+        f"tensor-parallel groups ({', '.join(across)}) reach over several nodes: every layer waits for the "
+        f"network; at most {per_node} ranks that come first in `plan.order` stay on a node"
     )
 
 
@@ -69,6 +69,18 @@ def _uneven(step: StepResult) -> str:
     return (
         f"links are loaded unevenly, the busiest {worst:.2g} times the mean of its kind: all ranks are taken to be as "
         "slow as the one on that link"
+    )
+
+
+def _slow(step: StepResult) -> str:
+    pace = step.prepared.paces
+    ranks = np.flatnonzero(pace.max(axis=1) > pace.min(axis=1)).tolist()
+    if step.depth == "full" or not ranks:
+        return ""
+    which = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return (
+        f"all GPUs of pipeline {which} are taken to be as slow as the slowest of them: never faster than in truth; "
+        "--depth full gives every GPU its own pace"
     )
 
 

@@ -17,6 +17,7 @@ from ffsim.topology.fabric_spec import (
     TwoLevelSpec,
     TwoZoneSpec,
 )
+from ffsim.topology.faults import with_faults
 from ffsim.topology.full_networks import NetworkCounts, full_network
 from ffsim.topology.placement import SPREADINGS, Placement, Spreading, node_zones, place_contiguously, place_groups
 from ffsim.topology.routing import Routes
@@ -68,4 +69,5 @@ __all__ = [
     "place_contiguously",
     "place_groups",
     "topology_from_graph",
+    "with_faults",
 ]

@@ -13,8 +13,13 @@ from ffsim.topology.spec import FaultSpec
 from ffsim.topology.topology import Topology
 
 
-def with_faults(topology: Topology, faults: Sequence[FaultSpec]) -> Topology:
+def with_faults(topology: Topology, faults: Sequence[FaultSpec], path: str = "faults") -> Topology:
     """The same cluster with its faults; several on one link multiply.
+
+    Args:
+        topology: the cluster.
+        faults: what is broken or slow.
+        path: where they stand in their file, for messages.
 
     Raises:
         ScenarioError: every fault that names something there is not.
@@ -23,7 +28,7 @@ def with_faults(topology: Topology, faults: Sequence[FaultSpec]) -> Topology:
     cables: list[int] = []
     left: list[float] = []
     for number, fault in enumerate(faults):
-        found = finder.links(fault, f"faults.{number}")
+        found = finder.links(fault, f"{path}.{number}")
         cables += found
         left += [fault.capacity] * len(found)
     if finder.problems:

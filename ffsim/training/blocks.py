@@ -50,13 +50,14 @@ Category = Literal[
 
 Half = Literal["F", "B"]
 Operation = Literal["reduce", "gather", "all-reduce"]
-What = Literal["dense", "experts", "embedding"]
+What = Literal["dense", "experts", "embedding", "replicated"]
 
 
 class ComputeSlot(NamedTuple):
-    """A duration that is a sum of entries of `PieceTimes`."""
+    """A duration that is a sum of entries of `PieceTimes`, times ``slow``."""
 
     entries: tuple[int, ...]
+    slow: float = 1.0
 
 
 class ExchangeSlot(NamedTuple):
@@ -100,7 +101,7 @@ class SyncSlot(NamedTuple):
     """What a rank does of one gradient reduction or parameter gathering of a stage.
 
     ``reduce`` and ``gather`` move shards (ZeRO), ``all-reduce`` whole gradients; ``embedding`` is the copy on the last
-    stage, which is summed up with the first stage's.
+    stage, which is summed up with the first stage's, ``replicated`` what tensor-parallel ranks hold alike.
 
     Attributes:
         parameters: how many a rank's whole buffer holds.

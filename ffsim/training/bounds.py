@@ -6,13 +6,12 @@ that the simulated step lies between the bounds.
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from ffsim.engine import Costs
-from ffsim.schedules import SCHEDULES, Op, OpTimes, Schedule, one_f_one_b_bubble, replay
+from ffsim.schedules import SCHEDULES, OpTimes, Schedule, one_f_one_b_bubble, replay
 from ffsim.training.blocks import (
     ComputeSlot,
     ExchangeSlot,
@@ -24,7 +23,6 @@ from ffsim.training.blocks import (
 )
 from ffsim.training.layout import Layout
 from ffsim.training.program import Program
-from ffsim.training.synchronise import weights_of
 
 MESSAGES = (SendSlot, SyncSlot, ExchangeSlot, GroupSlot)
 
@@ -46,9 +44,7 @@ class Bounds:
     estimate: float
 
 
-def bounds(
-    program: Program, layout: Layout, costs: Costs, ranks_per_port: int = 1, *, in_passes: bool = False
-) -> Bounds:
+def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int = 1) -> Bounds:
     """Closed forms for one step.
 
     Args:
@@ -56,8 +52,6 @@ def bounds(
         layout: ranks and schedule.
         costs: what the tasks cost.
         ranks_per_port: most pipeline ranks that share a NIC: their messages may all wait for each other.
-        in_passes: whether gradients are reduced and parameters gathered in every pass (ZeRO-2 and 3), so that they hold
-            up one rank after the other.
 
     Source: bubble formulas of `ffsim.schedules.bubbles`. The upper bound uses them where they are exact: with F and Bi
     raised to the larger of F, Bi and W. Where the order of a schedule depends on durations, no formula is exact for
@@ -74,9 +68,8 @@ def bounds(
     send = _longest_send(program, idle)
     sync = max(step + gather for _, step, gather in after) + max(reduce for reduce, _, _ in after)
 
-    joined = _in_passes(program, layout, idle) if in_passes else [0.0] * len(kinds)
-    serial = _longest(kinds, [sum(parts) for parts in zip(held, traffic, joined, strict=True)])
-    upper = _upper(layout, serial, send) + sync
+    serial = _longest(kinds, [a + b for a, b in zip(held, traffic, strict=True)])
+    upper = _upper(layout, serial, send + _beside_passes(program, layout, idle)) + sync
     estimate = max(busy) + _bubble(layout, mean_times(kinds, spent)) + sync
     least = zip(_per_rank(program, layout, compute), _per_rank(program, layout, host), after, strict=True)
     lower = max(max(computing, issuing) + step for computing, issuing, (_, step, _) in least)
@@ -104,10 +97,21 @@ def _per_rank(program: Program, layout: Layout, seconds: list[float]) -> list[fl
     return totals
 
 
+def _beside_passes(program: Program, layout: Layout, idle: list[float]) -> float:
+    """What a pass may wait for reductions and gatherings of its own, where there are some in every pass."""
+    counts = np.bincount(program.graph.slot, minlength=len(program.slots))
+    n_passes = layout.n_micro_batches // (2 if layout.schedule.both_ends else 1)
+    waits = [0.0] * layout.pp
+    for number, slot in enumerate(program.slots):
+        if isinstance(slot, SyncSlot) and counts[number] >= n_passes > 1:
+            waits[slot.rank] += idle[number] * -(-int(counts[number]) // n_passes)
+    return max(waits)
+
+
 def _longest_send(program: Program, idle: list[float]) -> float:
     """The longest message between stages, with what the receivers gather of it."""
     sends = [idle[number] for number, slot in enumerate(program.slots) if isinstance(slot, SendSlot)]
-    slots = {program.graph.slot[task] for task in np.flatnonzero((program.op < 0) & (program.category == "tensor"))}
+    slots = {program.graph.slot[task] for task in np.flatnonzero((program.op < 0) & program.of("tensor"))}
     return max(sends, default=0.0) + max((idle[slot] for slot in slots), default=0.0)
 
 
@@ -121,28 +125,6 @@ def _after(program: Program, idle: list[float], layout: Layout) -> list[tuple[fl
         elif isinstance(slot, OptimizerSlot):
             totals[slot.rank][1] += idle[number]
     return [(reduce, step, gather) for reduce, step, gather in totals]
-
-
-def _in_passes(program: Program, layout: Layout, idle: list[float]) -> list[float]:
-    """Seconds of reducing and gathering in every operation: of a stage, the same in each of its passes."""
-    counts = np.bincount(program.graph.slot, minlength=len(program.slots)).tolist()
-    totals: Counter[tuple[str, int, int]] = Counter()
-    for number, slot in enumerate(program.slots):
-        if isinstance(slot, SyncSlot):
-            totals[slot.operation, slot.rank, slot.stage] += counts[number] * idle[number]
-    uses = [(rank, _stage_uses(op, layout.schedule.placement[rank])) for rank, op in program.ops]
-    passes = Counter((operation, rank, stage) for rank, found in uses for operation, stage in found)
-    return [
-        sum(totals[operation, rank, stage] / passes[operation, rank, stage] for operation, stage in found)
-        for rank, found in uses
-    ]
-
-
-def _stage_uses(op: Op, placement: tuple[int, ...]) -> list[tuple[str, int]]:
-    """Stages whose parameters an operation gathers and whose gradients it reduces."""
-    found = [("gather", placement[half[0]]) for half in (op.forward, op.backward) if half is not None]
-    module = weights_of(op)
-    return [*found, ("reduce", placement[module])] if module >= 0 else found
 
 
 def _longest(kinds: list[str], seconds: list[float]) -> dict[str, float]:

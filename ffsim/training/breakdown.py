@@ -39,6 +39,7 @@ EXPOSED = {
     "host": "host",
 }
 BUBBLE = "bubble"
+STRAGGLER = "compute/straggler"
 ALWAYS_LISTED = ("dispatch", "combine", "send", "sync")
 ROUNDING = 1e-12  # of the step: less than this is no bubble
 
@@ -58,7 +59,7 @@ class Breakdown:
     operations: dict[str, Floats]
 
 
-def break_down(program: Program, timeline: Timeline, step_s: float, times: PieceTimes, n_ranks: int) -> Breakdown:
+def break_down(program: Program, timeline: Timeline, step_s: float, times: PieceTimes, slow: Floats) -> Breakdown:
     """Attribute every instant of every rank.
 
     Args:
@@ -66,8 +67,9 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
         timeline: when they ran.
         step_s: the step, in which other replicas may run a little longer than this one.
         times: what compute slots are sums of.
-        n_ranks: pipeline ranks.
+        slow: ``[pp]`` how many times as long each rank's GPU computes: what goes beyond once is its own cause.
     """
+    n_ranks, usual = len(slow), 1 / np.maximum(slow, 1.0)
     shares = _compute_shares(program, times)
     exposed: dict[str, Floats] = {name: np.zeros(n_ranks) for name in _names()}
     busy: dict[str, Floats] = {}
@@ -80,17 +82,21 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
             rows = on_compute & (share > 0)[program.graph.slot]
             spent = share[program.graph.slot[rows]] * seconds[rows]
             per_rank = np.bincount(program.rank[rows], weights=spent, minlength=n_ranks)
-            exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank
-    rows = program.category == "optimizer"
-    exposed["optimizer"] += np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+            exposed[f"compute/{cause}/{FAMILY_NAMES[family]}"] += per_rank * usual
+            exposed[STRAGGLER] += per_rank * (1 - usual)
+    rows = program.of("optimizer")
+    step = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
+    exposed["optimizer"] += step * usual
+    exposed[STRAGGLER] += step * (1 - usual)
     receiver = _receivers(program)
+    messages = {category: np.flatnonzero(program.of(category)) for category in EXPOSED}
     for rank in range(n_ranks):
-        for name, value in _idle_causes(program, timeline, rank, on_compute, receiver).items():
+        for name, value in _idle_causes(program, timeline, rank, on_compute, receiver, messages).items():
             exposed[name][rank] += value
         left = step_s - sum(float(column[rank]) for column in exposed.values())
         exposed[BUBBLE][rank] = left if left > ROUNDING * step_s else 0.0
     for cause in EXPOSED:
-        rows = program.category == cause
+        rows = program.of(cause)
         if cause in ALWAYS_LISTED or rows.any():
             busy[cause] = np.bincount(program.rank[rows], weights=seconds[rows], minlength=n_ranks)
     busy["compute"] = np.bincount(program.rank[on_compute], weights=seconds[on_compute], minlength=n_ranks)
@@ -100,7 +106,7 @@ def break_down(program: Program, timeline: Timeline, step_s: float, times: Piece
 def _names() -> list[str]:
     leaves = list(dict.fromkeys(FAMILY_NAMES.values()))
     compute = [f"compute/{cause}/{leaf}" for cause in PHASE_CAUSES.values() for leaf in leaves]
-    return [*compute, "optimizer", *EXPOSED.values(), BUBBLE]
+    return [*compute, STRAGGLER, "optimizer", *EXPOSED.values(), BUBBLE]
 
 
 def _compute_shares(program: Program, times: PieceTimes) -> Floats:
@@ -119,13 +125,16 @@ def _receivers(program: Program) -> Ints:
     return np.where(other >= 0, other, program.rank)
 
 
-def _idle_causes(program: Program, timeline: Timeline, rank: int, on_compute: Ints, receiver: Ints) -> dict[str, float]:
+def _idle_causes(
+    program: Program, timeline: Timeline, rank: int, on_compute: Ints, receiver: Ints, messages: dict[str, Ints]
+) -> dict[str, float]:
     """Seconds in which a rank computes nothing, by what is under way from or to it meanwhile."""
-    mine = (program.rank == rank) | (receiver == rank)
-    covered = _intervals(timeline, (program.rank == rank) & on_compute)
+    covered = _intervals(timeline, np.flatnonzero((program.rank == rank) & on_compute))
     result = {}
     for category, name in EXPOSED.items():
-        with_this = _merge(np.concatenate([covered, _intervals(timeline, mine & (program.category == category))]))
+        rows = messages[category]
+        mine = rows[(program.rank[rows] == rank) | (receiver[rows] == rank)]
+        with_this = _merge(np.concatenate([covered, _intervals(timeline, mine)])) if len(mine) else covered
         result[name] = _length(with_this) - _length(covered)
         covered = with_this
     return result
@@ -169,7 +178,7 @@ def operation_times(program: Program, timeline: Timeline) -> tuple[Floats, Float
     From its first kernel or transfer to its last one; where its first transfer goes out before the operation ahead of
     it on the rank has ended, from that end on, so that operations of a rank follow each other.
     """
-    real = (program.op >= 0) & (program.category != "start") & (program.category != "end")
+    real = (program.op >= 0) & ~program.of("start") & ~program.of("end")
     first, last = np.full(len(program.ops), np.inf), np.zeros(len(program.ops))
     np.minimum.at(first, program.op[real], timeline.start_s[real])
     np.maximum.at(last, program.op[real], timeline.end_s[real])

@@ -88,3 +88,8 @@ def pieces_alone(stage: Stage, pieces: Pieces) -> dict[int, list[Bucket]]:
         place: [Bucket(what, sizes[what], 1, (place,)) for what in KINDS if sizes[what]]
         for place, sizes in held(stage, pieces)
     }
+
+
+def replicated(stage: Stage, pieces: Pieces) -> int:
+    """Parameters of a stage that tensor-parallel ranks hold alike and see different tokens with."""
+    return sum(pieces.replicated_parameters[stage.pieces[place]] for place, _ in held(stage, pieces))

@@ -14,9 +14,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from ffsim.compute import BASES, Conditions, time_operators
+from ffsim.compute.host import host_issue_s
 from ffsim.model.lowering import Lowered
 from ffsim.model.operators import Family, Operators, Row
-from ffsim.model.parameters import count
+from ffsim.model.parameters import Shapes, count
 from ffsim.model.pieces import PieceKind, Workpiece, lower_piece, piece_shapes
 from ffsim.model.spec import CnnSpec, ModelSpec
 from ffsim.model.tape import Phase
@@ -58,21 +59,21 @@ class PieceTimes:
 
     Attributes:
         seconds: ``[n_entries, n_families]``, one row per (piece, phase, segment, condition); see `entry`.
-        kernels: ``[n_entries]`` kernels that the host issues.
+        host: ``[n_entries]`` seconds that the host takes to issue the kernels.
         basis_share: share of the time of one layer that is measured, interpolated and extrapolated.
     """
 
     seconds: Floats
-    kernels: Floats
+    host: Floats
     basis_share: dict[str, float]
 
     def total(self, entries: Sequence[int]) -> float:
         """Seconds of several entries together, rounded once: the same however they are grouped."""
         return fsum(self.seconds[list(entries)].ravel().tolist())
 
-    def issued(self, entries: Sequence[int]) -> float:
-        """Kernels of several entries together."""
-        return float(self.kernels[list(entries)].sum())
+    def issuing(self, entries: Sequence[int]) -> float:
+        """Seconds of the host for several entries together."""
+        return fsum(self.host[list(entries)].tolist())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +101,14 @@ class Pieces:
     Attributes:
         lowered: kernels and saved bytes per micro-batch, by piece.
         dense_parameters, expert_parameters: what one rank holds of each piece.
+        replicated_parameters: of the dense ones, those that tensor-parallel ranks hold alike (norms, routers) while
+            each sees other tokens (sequence parallelism), so that they must add up their gradients.
     """
 
     lowered: dict[PieceKind, Lowered]
     dense_parameters: dict[PieceKind, int]
     expert_parameters: dict[PieceKind, int]
+    replicated_parameters: dict[PieceKind, int]
 
 
 def workpiece(inputs: Inputs, ep: int, micro_batch: int) -> Workpiece:
@@ -153,6 +157,17 @@ def cut(inputs: Inputs, ep: int, micro_batch: int) -> Pieces:
         lowered={kind: _kept(lower_piece(spec, kind, work), inputs, ep) for kind in kinds},
         dense_parameters={kind: count(parts) - experts[kind] for kind, parts in shapes.items()},
         expert_parameters=experts,
+        replicated_parameters={kind: _replicated(inputs, ep, kind, parts) for kind, parts in shapes.items()},
+    )
+
+
+def _replicated(inputs: Inputs, ep: int, kind: PieceKind, parts: Shapes) -> int:
+    plan = inputs.spec.plan
+    if plan.tp == 1 or not plan.sequence_parallel:
+        return 0
+    whole = piece_shapes(inputs.model, kind, ep, inputs.redundant_experts)
+    return count(
+        {name: shape for name, shape in parts.items() if shape == whole[name] and not name.startswith("experts_")}
     )
 
 
@@ -240,10 +255,11 @@ def time_pieces(inputs: Inputs, pieces: Pieces) -> PieceTimes:
     family = np.array([FAMILIES.index(name) for name in o.family.tolist()])
     segment = np.asarray(o.segment, dtype=np.int64)
     seconds, issued = np.zeros(TABLE_SHAPE), np.zeros(TABLE_SHAPE[:-1])
+    host = host_issue_s(o, inputs.software.host_issue.value)
     for number, each in enumerate(kernels.seconds):
         where = (kernels.piece, phase, segment, np.full(len(o), number))
         np.add.at(seconds, (*where, family), each)
-        np.add.at(issued, where, o.kernels)
+        np.add.at(issued, where, host)
     layers = np.isin(kernels.piece, [PIECES.index(kind) for kind in LAYERS])
     at = CONDITIONS.index("beside")
     each, basis = kernels.seconds[at][layers], kernels.basis[at][layers]

@@ -11,9 +11,8 @@ import numpy as np
 
 from ffsim.config import Figure, Source
 from ffsim.engine import end_times_s
-from ffsim.topology import build_topology
 from ffsim.training.costs import cut, time_pieces
-from ffsim.training.inputs import Inputs
+from ffsim.training.inputs import Inputs, wire
 from ffsim.training.memory import RankMemory, memory, with_activations
 from ffsim.training.slot_costs import slot_costs
 from ffsim.training.step import Prepared, StepResult
@@ -26,6 +25,7 @@ HOLDERS: dict[str, tuple[str, ...]] = {
     "expert_kernels": ("kernels",),
     "operator_profile": ("profile",),
     "precision": ("precision",),
+    "software": ("software",),
     "gpu": ("cluster", "gpu"),
     "nic": ("cluster", "nic"),
     "switch": ("cluster", "switch"),
@@ -101,7 +101,7 @@ class _Knob:
         """The inputs with another value of the figure."""
         changed: Inputs = _with(inputs, (*HOLDERS[self.holder], *self.path), replace(self.figure, value=value))
         if HOLDERS[self.holder][0] == "cluster":
-            return replace(changed, topology=build_topology(changed.cluster))
+            return replace(changed, topology=wire(changed.cluster, changed.spec))
         return changed
 
 
@@ -179,7 +179,7 @@ def _vary(prepared: Prepared, knob: _Knob, value: Any) -> tuple[Floats, float]:
         ranks = memory(inputs, layout, stages, pieces)
     elif knob.holder in MOVES_MEMORY:
         ranks = with_activations(inputs, layout, stages, pieces, [rank.activation_shares for rank in ranks])
-    same = inputs.spec is before.spec and inputs.profile is before.profile
+    same = inputs.spec is before.spec and inputs.profile is before.profile and inputs.software is before.software
     same = same and inputs.cluster.gpu is before.cluster.gpu
     if not (same and inputs.kernels.row_mapping is before.kernels.row_mapping):
         times = time_pieces(inputs, pieces)

@@ -1,8 +1,9 @@
 """HFReduce as a message of a training step: what it asks of the links, and the time it takes beyond them.
 
-The collective is simulated by itself once per size and group (`ffsim.collectives.hfreduce`); in the step it moves the
-same bytes over the same links, which it shares with everything else, and what it takes beyond its busiest link (filling
-and draining the pipeline of chunks) goes before. So alone it takes exactly what was simulated.
+The collective is simulated by itself (`ffsim.collectives.hfreduce`) once per size and number of nodes in each zone, on
+the first such nodes of the plan; in the step it moves the same bytes over the same links, which it shares with
+everything else, and what it takes beyond its busiest link (filling and draining the pipeline of chunks) goes before. So
+alone it takes exactly what was simulated. Domain: a fabric that holds up none of these groups more than another.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from ffsim.training.layout import Layout
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
 
-MAX_CHUNK_NODES = 2048  # chunks times nodes that are simulated; what is longer goes on at the pace of the last half
+MAX_CHUNK_NODES = 512  # chunks times nodes that are simulated; what is longer goes on at the pace of the last half
 MIN_CHUNKS = 32
 LEAST_BYTES = 4096.0
 

@@ -13,7 +13,7 @@ from ffsim.errors import ScenarioError
 from ffsim.model.precision import Precision, load_precision
 from ffsim.model.spec import CnnSpec, ModelSpec, load_any_model
 from ffsim.schedules import SCHEDULES
-from ffsim.topology import Cluster, Topology, build_topology
+from ffsim.topology import Cluster, Topology, build_topology, with_faults
 from ffsim.training.expert_loads import ExpertLoad, ExpertTokens, expert_load, load_expert_tokens
 from ffsim.training.software import Software, load_software
 from ffsim.training.spec import ASSUMPTIONS, SHELF, Overlap, PretrainSpec
@@ -64,6 +64,11 @@ class Inputs:
         inside = plan.tp > 1 or plan.cp > 1 or plan.etp > 1
         return bool(inside or overlap.gradients or overlap.parameters or plan.zero == 3)
 
+    def bucket_bytes(self, n_ranks: int) -> float:
+        """Gradients that so many data-parallel ranks reduce in one go where that is overlapped."""
+        wanted, software = self.spec.plan.bucket, self.software
+        return max(software.bucket.value, software.bucket_per_rank.value * n_ranks) if wanted is None else wanted
+
     @property
     def redundant_experts(self) -> int:
         """Copies of experts per layer."""
@@ -104,6 +109,16 @@ def workload_document(name: str, overrides: Sequence[Override] = ()) -> Document
     return document
 
 
+def wire(cluster: Cluster, spec: PretrainSpec) -> Topology:
+    """The links of a cluster as they are on the day.
+
+    Raises:
+        ScenarioError: every slow link that is none.
+    """
+    topology, slow = build_topology(cluster), spec.perturbations.slow_links
+    return with_faults(topology, slow, "perturbations.slow_links") if slow else topology
+
+
 def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     """Build a workload and look up what it names.
 
@@ -127,6 +142,10 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
         found["kernels"] = load_expert_kernels(spec.expert_kernels)
     except ScenarioError as error:
         _relocate(document, "expert_kernels", error)
+    try:
+        topology = wire(cluster, spec)
+    except ScenarioError as error:
+        _relocate_links(document, error)
     tokens = _expert_tokens(document, spec, found.get("model"), near)
     if problems:
         document.raise_problems()
@@ -137,7 +156,7 @@ def load_inputs(cluster: Cluster, document: Document) -> Inputs:
     assert isinstance(software, Software)
     return Inputs(
         cluster=cluster,
-        topology=build_topology(cluster),
+        topology=topology,
         spec=spec,
         model=model,
         precision=precision,
@@ -158,6 +177,16 @@ def _expert_tokens(document: Document, spec: PretrainSpec, model: object, near: 
     except ScenarioError as error:
         _relocate(document, "expert_loads", error)
     return None
+
+
+def _relocate_links(document: Document, error: ScenarioError) -> None:
+    """Report links that are none where the workload names them; what is wrong with the cluster is the cluster's."""
+    for problem in error.problems:
+        path = tuple(int(part) if part.isdigit() else part for part in problem.path.split("."))
+        if path[0] == "perturbations":
+            document.report(path, problem.what, problem.fix)
+        else:
+            document.problems.append(problem)
 
 
 def _relocate(document: Document, key: str, error: ScenarioError) -> None:

@@ -59,6 +59,10 @@ class Layout:
         """Ranks of a pipeline rank that hold the same experts."""
         return self.members // (self.ep * self.etp)
 
+    def sharing(self, *, experts: bool) -> int:
+        """Most GPUs that hold the same parameters; experts count where the model has some."""
+        return self.copies * max(self.dp * self.cp, self.edp if experts else 1)
+
     def gpus_of(self, pipeline_rank: int) -> Ints:
         """``[members]`` GPUs of a pipeline rank."""
         return np.asarray(self.placement[pipeline_rank])

@@ -10,7 +10,7 @@ import numpy as np
 from ffsim.collectives import link_class
 from ffsim.engine import end_times_s
 from ffsim.topology import LinkKind
-from ffsim.training.blocks import ComputeSlot, OptimizerSlot
+from ffsim.training.blocks import ComputeSlot, HostSlot, OptimizerSlot
 from ffsim.training.costs import FAMILIES
 from ffsim.training.step import Prepared, StepResult
 from ffsim.training.traffic import EXPERT_CAP, LINKS_PER_RANK
@@ -56,9 +56,13 @@ def limits(result: StepResult) -> tuple[Limit, ...]:
         _links_faster(prepared, NETWORK_KINDS, network=True),
         _links_faster(prepared, NODE_KINDS, network=False),
     ]
+    names = [*RESOURCES, "network (NICs and switches)", "links inside the node"]
+    host = np.array([isinstance(slot, HostSlot) for slot in prepared.program.slots])
+    if host.any():
+        names.append("host (issuing kernels)")
+        columns.append(np.where(host, base / FASTER, base))
     columns.append(base / FASTER)
     steps = end_times_s(prepared.program.graph, np.stack(columns, axis=1)).max(axis=0)
-    names = [*RESOURCES, "network (NICs and switches)", "links inside the node"]
     rows = [Limit(name, float(1 - step / steps[0])) for name, step in zip(names, steps[1:-1], strict=True)]
     rows.sort(key=lambda row: (-row.saved_frac, row.resource))
     return (*rows, Limit("everything", float(1 - steps[-1] / steps[0])))
@@ -70,7 +74,7 @@ def _compute_faster(prepared: Prepared, base: Floats, families: tuple[str, ...])
     for number, slot in enumerate(prepared.program.slots):
         if isinstance(slot, ComputeSlot):
             part = prepared.times.seconds[list(slot.entries)][:, columns].sum()
-            changed[number] -= part * (1 - 1 / FASTER)
+            changed[number] -= part * slot.slow * (1 - 1 / FASTER)
         elif isinstance(slot, OptimizerSlot) and "elementwise" in families:
             changed[number] /= FASTER
     return changed

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, NamedTuple, get_args
+
+import numpy as np
 
 from ffsim.errors import InfeasiblePlan, Problem
 from ffsim.model.lowering import Lowered
@@ -157,13 +160,13 @@ def _gathered(inputs: Inputs, layout: Layout, held: Sequence[Stage], pieces: Pie
     """Bytes that are whole for a while where ranks share parameters or gradients.
 
     Under ZeRO-3 the parameters of a piece that is being computed and of the one fetched ahead, and the gradients of a
-    piece until they are reduced. Under ZeRO-2, and where gradients are reduced beside computing, two buckets.
+    piece until they are reduced. Under ZeRO-2 two buckets on their way.
     """
     plan, p = inputs.spec.plan, inputs.precision
-    if layout.members == 1:
+    if layout.sharing(experts=inputs.model.moe is not None) == 1:
         return 0.0
     if plan.zero < 3:
-        return 2 * plan.bucket if plan.zero == 2 else 0.0
+        return 2 * inputs.bucket_bytes(layout.dp * layout.cp) if plan.zero == 2 else 0.0
     sizes = [
         [pieces.dense_parameters[kind] + pieces.expert_parameters[kind] for kind in stage.pieces] for stage in held
     ]
@@ -174,8 +177,9 @@ def _gathered(inputs: Inputs, layout: Layout, held: Sequence[Stage], pieces: Pie
 
 
 def _largest_output(operators: Operators) -> float:
-    """Bytes of the largest result of a kernel; weight gradients go to their accumulators, which are counted there."""
-    return float(operators.write_bytes[operators.phase != "W"].max(initial=0.0))
+    """Bytes of the largest result of one kernel; weight gradients go to their accumulators, which are counted there."""
+    each = operators.write_bytes / np.maximum(operators.kernels, 1)
+    return float(each[operators.phase != "W"].max(initial=0.0))
 
 
 def _peak(schedule: Schedule, rank: int, kept: Sequence[_Kept]) -> list[float]:
@@ -216,21 +220,29 @@ def least_bytes(inputs: Inputs, plan: PlanSpec) -> float:
 
 
 def overflow(inputs: Inputs, ranks: tuple[RankMemory, ...]) -> RankMemory | None:
-    """The fullest rank if it does not fit in the GPU's memory, else None."""
+    """The fullest rank if it does not fit in the GPU's memory, or what it offloads in the host's; else None."""
     fullest = max(ranks, key=lambda rank: rank.total)
-    return fullest if fullest.total > inputs.cluster.gpu.memory.value else None
+    if fullest.total > inputs.cluster.gpu.memory.value:
+        return fullest
+    most = max(ranks, key=lambda rank: rank.host_bytes)
+    return most if most.host_bytes > _host_share(inputs) else None
+
+
+def _host_share(inputs: Inputs) -> float:
+    """A GPU's share of host memory; no limit where the cluster does not say how much there is."""
+    nodes = inputs.cluster.spec.nodes
+    return nodes.memory.value / nodes.gpus if nodes.memory is not None else inf
 
 
 def does_not_fit(inputs: Inputs, rank: RankMemory, advice: str) -> InfeasiblePlan:
     """The error for a plan whose fullest rank does not fit."""
     capacity = inputs.cluster.gpu.memory.value
-    parts = ", ".join(f"{kind} {BYTES.format(size, 3)}" for kind, size in rank.by_kind.items() if size)
-    return InfeasiblePlan(
-        Problem(
-            where=str(inputs.document.place(("plan",))),
-            path="plan",
-            what=f"pipeline rank {rank.rank} needs {BYTES.format(rank.total, 3)} of {BYTES.format(capacity, 3)} "
-            f"on each {inputs.cluster.gpu.title} ({parts})",
-            fix=advice,
-        )
-    )
+    if rank.total > capacity:
+        parts = ", ".join(f"{kind} {BYTES.format(size, 3)}" for kind, size in rank.by_kind.items() if size)
+        on = f"on each {inputs.cluster.gpu.title} ({parts})"
+        what = f"needs {BYTES.format(rank.total, 3)} of {BYTES.format(capacity, 3)} {on}"
+    else:
+        share = BYTES.format(_host_share(inputs), 3)
+        what = f"offloads {BYTES.format(rank.host_bytes, 3)} a GPU, whose share of host memory is {share}"
+    place = str(inputs.document.place(("plan",)))
+    return InfeasiblePlan(Problem(where=place, path="plan", what=f"pipeline rank {rank.rank} {what}", fix=advice))

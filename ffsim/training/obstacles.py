@@ -8,6 +8,7 @@ from ffsim.model.spec import CnnSpec
 from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
 from ffsim.training.inputs import Inputs
+from ffsim.training.optimizer import offload_obstacles
 from ffsim.training.spec import PlanSpec
 
 Obstacle = tuple[str, str, str]
@@ -19,6 +20,7 @@ MAX_PASSES = 100_000  # micro-batches times pipeline ranks: some 4 million tasks
 def not_modelled(inputs: Inputs) -> Iterator[Obstacle]:
     """Everything about a workload that ffsim has no model for: (key, what, fix)."""
     plan, gpu = inputs.spec.plan, inputs.cluster.gpu
+    yield from offload_obstacles(inputs)
     if inputs.sms_for_communication >= gpu.sms.value:
         yield (
             "sms_for_communication",
@@ -76,7 +78,7 @@ def _length_obstacles(inputs: Inputs) -> Iterator[Obstacle]:
 
 def _model_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     yield from _split_obstacles(inputs, plan)
-    yield from _state_obstacles(plan)
+    yield from _state_obstacles(inputs, plan)
 
 
 def _split_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
@@ -106,8 +108,17 @@ def _image_obstacles(model: CnnSpec, plan: PlanSpec) -> Iterator[Obstacle]:
         yield "recompute", f"recomputing {model.title} is not modelled", "use recompute: none"
 
 
-def _state_obstacles(plan: PlanSpec) -> Iterator[Obstacle]:
-    """Gradients and parameters that cannot be shared as wanted."""
+def _state_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
+    """Gradients and parameters that cannot be shared as wanted, layers that cannot be recomputed."""
+    layers = plan.recompute_layers
+    if layers is not None and "layer" not in plan.recomputed:
+        yield (
+            "recompute_layers",
+            f"{layers} layers of a stage, but whole layers are not recomputed",
+            "use recompute: full",
+        )
+    if layers is not None and not isinstance(inputs.model, CnnSpec) and layers > inputs.model.layers:
+        yield "recompute_layers", f"{layers} are more than the {inputs.model.layers} layers of the model", "use fewer"
     if plan.zero >= 2 and SCHEDULES[plan.schedule].both_ends:
         shared = "gradients" if plan.zero == 2 else "parameters"
         what = f"{plan.schedule} holds every stage twice, and its holders do not meet at every pass to share {shared}"
@@ -158,6 +169,10 @@ def _batch_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
         )
         return
     family = SCHEDULES[plan.schedule]
+    if family.stages_per_rank is not None and plan.vpp not in {1, family.stages_per_rank}:
+        what = f"{plan.schedule} has {family.stages_per_rank} stages a rank, got {plan.vpp}"
+        yield "vpp", what, "use vpp: 1, or schedule: interleaved"
+        return
     try:
         family.check(plan.pp, n_micro_batches, plan.vpp)
     except ValueError as error:

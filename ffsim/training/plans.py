@@ -42,12 +42,16 @@ def lay_out(inputs: Inputs, fits: Callable[[Inputs], bool] = lambda _: True) -> 
 
 def _nearest(inputs: Inputs, fits: Callable[[Inputs], bool]) -> Inputs | None:
     """The plan with the smallest changes that runs; where many are needed, one found change by change."""
-    for start in (inputs, repaired(inputs)):
-        if start is not None:
-            plan = next(legal_plans(start, lambda plan, start=start: fits(with_plan(start, plan))), None)
-            if plan is not None:
-                return with_plan(start, plan)
-    return None
+
+    def from_here(start: Inputs) -> Inputs | None:
+        plan = next(legal_plans(start, lambda plan: fits(with_plan(start, plan))), None)
+        return None if plan is None else with_plan(start, plan)
+
+    nearest = from_here(inputs)
+    if nearest is not None:
+        return nearest
+    start = repaired(inputs)
+    return None if start is None else from_here(start)
 
 
 def with_plan(inputs: Inputs, plan: PlanSpec) -> Inputs:

@@ -42,8 +42,8 @@ class Program:
         graph: tasks and order; slots index ``slots``.
         slots: what each slot is.
         rank: ``[n_tasks]`` pipeline rank.
-        category: ``[n_tasks]`` what the task is for, as text.
-        label: ``[n_tasks]`` name shown in a trace.
+        categories, category_code: what tasks are for, and ``[n_tasks]`` which of these each is.
+        labels, label_code: names shown in a trace, likewise.
         op: ``[n_tasks]`` number of the operation (rank after rank), -1 for messages and what follows the pipeline.
         ops: every operation with its pipeline rank.
     """
@@ -51,10 +51,27 @@ class Program:
     graph: TaskGraph
     slots: tuple[Slot, ...]
     rank: Ints
-    category: Ints
-    label: Ints
+    categories: tuple[str, ...]
+    category_code: Ints
+    labels: tuple[str, ...]
+    label_code: Ints
     op: Ints
     ops: tuple[tuple[int, Op], ...]
+
+    @property
+    def category(self) -> Ints:
+        """``[n_tasks]`` what each task is for, as text."""
+        return np.array(self.categories)[self.category_code]
+
+    @property
+    def label(self) -> Ints:
+        """``[n_tasks]`` name shown in a trace."""
+        return np.array(self.labels)[self.label_code]
+
+    def of(self, category: str) -> Ints:
+        """``[n_tasks]`` which tasks are for something."""
+        number = self.categories.index(category) if category in self.categories else -1
+        return np.asarray(self.category_code == number)
 
 
 class _Collector:
@@ -66,11 +83,20 @@ class _Collector:
         self._blocks: list[_Template] = []
         self._firsts: list[int] = []
         self._ranks: list[int] = []
-        self._tasks: list[tuple[int, int, int, str, str]] = []
+        self.categories: dict[str, int] = {}
+        self.labels: dict[str, int] = {}
+        self._tasks: list[tuple[int, int, int, int, int]] = []
         self._edges: list[tuple[int, int]] = []
 
     def slot(self, slot: Slot) -> int:
         return self.slots.setdefault(slot, len(self.slots))
+
+    def words(self, category: str, label: str) -> tuple[int, int]:
+        """Numbers of a category and a label."""
+        return (
+            self.categories.setdefault(category, len(self.categories)),
+            self.labels.setdefault(label, len(self.labels)),
+        )
 
     def add_block(self, block: _Template, rank: int) -> int:
         """Append a copy of a block, the next operation; returns the number of its first task."""
@@ -85,7 +111,7 @@ class _Collector:
     def add_task(self, slot: Slot, rank: int, lane: Lane | None, category: str, label: str) -> int:
         """Append a task of its own."""
         number = NO_LANE if lane is None else rank * len(LANES) + LANES.index(lane)
-        self._tasks.append((number, self.slot(slot), rank, category, label))
+        self._tasks.append((number, self.slot(slot), rank, *self.words(category, label)))
         self.n_tasks += 1
         return self.n_tasks - 1
 
@@ -97,7 +123,7 @@ class _Collector:
         n_edges = [len(block.edges) for block in self._blocks]
         rank = np.repeat(self._ranks, sizes)
         lanes = np.concatenate([block.lanes for block in self._blocks])
-        lane, slot, ranks, category, label = zip(*self._tasks, strict=True)
+        lane, slot, ranks, category, label = np.array(self._tasks, dtype=np.int64).reshape(-1, 5).T
         own = np.concatenate([block.edges for block in self._blocks]) + np.repeat(self._firsts, n_edges)[:, None]
         return Program(
             graph=TaskGraph(
@@ -107,8 +133,10 @@ class _Collector:
             ),
             slots=tuple(self.slots),
             rank=np.concatenate([rank, ranks]),
-            category=np.concatenate([*(block.categories for block in self._blocks), category]),
-            label=np.concatenate([*(block.labels for block in self._blocks), label]),
+            categories=tuple(self.categories),
+            category_code=np.concatenate([*(block.categories for block in self._blocks), category]).astype(np.int8),
+            labels=tuple(self.labels),
+            label_code=np.concatenate([*(block.labels for block in self._blocks), label]).astype(np.int32),
             op=np.concatenate([np.repeat(np.arange(len(sizes)), sizes), np.full(len(self._tasks), -1)]),
             ops=ops,
         )
@@ -127,11 +155,12 @@ class _Template:
 
     @classmethod
     def of(cls, block: Block, collector: _Collector, *, split: bool) -> _Template:
+        words = np.array([collector.words(*pair) for pair in zip(block.categories, block.labels, strict=True)])
         return cls(
             lanes=np.array([NO_LANE if lane is None else LANES.index(lane) for lane in block.lanes]),
             slots=np.array([collector.slot(slot) for slot in block.slots]),
-            categories=np.array(block.categories),
-            labels=np.array(block.labels),
+            categories=words[:, 0],
+            labels=words[:, 1],
             edges=np.array(block.edges, dtype=np.int64).reshape(-1, 2),
             borders=(block.begins, block.ends) if split else ({}, {}),
         )

@@ -79,13 +79,14 @@ def _neighbours(wanted: Inputs, state: _Found) -> Iterator[_Found]:
     for key, value in _outside(state.inputs):
         if key in keys:
             distance = OUTSIDE + abs(log2(value / getattr(spec, key)))
-            yield _found(wanted, replace(spec, **{key: value}), state.distance + distance)
+            changed: dict[str, Any] = {key: value}
+            yield _found(wanted, replace(spec, **changed), state.distance + distance)
 
 
 def _fewer_gpus(plan: PlanSpec) -> Iterator[Move]:
     assert plan.gpus is not None
-    fewer = 1 << (plan.gpus - 1).bit_length() - 1
-    if 0 < fewer < plan.gpus:
+    if plan.gpus > 1:
+        fewer = 1 << (plan.gpus - 1).bit_length() - 1  # the next power of two below
         yield Move(1 + log2(plan.gpus / fewer), "gpus", fewer)
 
 

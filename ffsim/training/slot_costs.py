@@ -21,6 +21,7 @@ from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.nccl_costs import GroupOperation, Nccl
 from ffsim.training.optimizer import optimizer_s
+from ffsim.training.perturb import slowest
 from ffsim.training.stages import Stage
 from ffsim.training.sync_costs import sync_cost
 from ffsim.training.traffic import (
@@ -49,20 +50,20 @@ def slot_costs(
 ) -> Costs:
     """Fill in what every slot costs."""
     capacity, latency = class_capacities(inputs), hop_latencies(inputs).tolist()
-    nccl = Nccl(inputs)
+    nccl, slow = Nccl(inputs), slowest(inputs, layout).tolist()
     duration = np.zeros(len(slots))
     rows: list[int] = []
     links: list[int] = []
     sizes: list[float] = []
     for number, slot in enumerate(slots):
         if isinstance(slot, ComputeSlot):
-            duration[number] = times.total(slot.entries)
+            duration[number] = times.total(slot.entries) * slot.slow
             continue
         if isinstance(slot, HostSlot):
-            duration[number] = inputs.software.host_issue.value * times.issued(slot.entries)
+            duration[number] = times.issuing(slot.entries)
             continue
         if isinstance(slot, OptimizerSlot):
-            duration[number] = optimizer_s(inputs, layout, stages, pieces, slot.rank)
+            duration[number] = optimizer_s(inputs, layout, stages, pieces, slot.rank) * slow[slot.rank]
             continue
         if slot is None:
             continue

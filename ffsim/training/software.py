@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ffsim.config import Figure, Shelf, Source, Time, load, spec
+from ffsim.config import Bytes, Figure, Shelf, Source, Time, load, spec
 
 
 @spec
@@ -18,6 +18,8 @@ class Software:
         host_issue: time in which the host issues a kernel: a pass cannot be faster than its kernels are issued. Zero
             where the host is far ahead of the GPU.
         overlap_gradients, overlap_parameters, overlap_tensor: see `ffsim.training.spec.Overlap`.
+        bucket, bucket_per_rank: gradients that are reduced in one go, at least, and for each data-parallel rank: more
+            ranks take longer to pass a message on. [bytes]
         staggered_sends: replicas whose GPUs share a NIC send at different times, else all at once.
     """
 
@@ -30,6 +32,8 @@ class Software:
     overlap_gradients: bool
     overlap_parameters: bool
     overlap_tensor: bool
+    bucket: Figure[Bytes]
+    bucket_per_rank: Figure[Bytes]
     staggered_sends: bool = False
 
 

@@ -23,6 +23,7 @@ from ffsim.config import (
 )
 from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES, Messages
+from ffsim.topology import FaultSpec
 
 ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-1.5p", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
 assert set(ScheduleName.__args__) == set(SCHEDULES)  # type: ignore[attr-defined]
@@ -81,7 +82,7 @@ class PlanSpec:
         offload: states that live and are updated in host memory.
         gradient_reduction: who reduces gradients.
         overlap: what runs beside computing.
-        bucket: gradients that are reduced in one go where that is overlapped.
+        bucket: gradients that are reduced in one go where that is overlapped; by default as the software has it.
     """
 
     gpus: Count | None = None
@@ -106,7 +107,7 @@ class PlanSpec:
     offload: Literal["none", "optimizer"] = "none"
     gradient_reduction: GradientReduction = "nccl"
     overlap: Overlap = Overlap()
-    bucket: Bytes = 25e6
+    bucket: Bytes | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.order.split("-")) != sorted(DIMENSIONS):
@@ -162,6 +163,58 @@ class ExpertLoadSpec:
 
 
 @spec
+class SlowGpu:
+    """A GPU that computes slower than its kind.
+
+    Attributes:
+        gpu: of the cluster, from 0.
+        factor: how many times as long it computes.
+    """
+
+    gpu: Natural
+    factor: Factor
+
+
+@spec
+class SlowRank:
+    """A pipeline rank all of whose GPUs compute slower than their kind.
+
+    Attributes:
+        pipeline_rank: from 0.
+        factor: how many times as long they compute.
+    """
+
+    pipeline_rank: Natural
+    factor: Factor
+
+
+@spec
+class Jitter:
+    """Chance in how long kernels take.
+
+    Attributes:
+        sigma: of the logarithm of every computing task's time, whose mean stays what it is.
+    """
+
+    sigma: Share
+
+
+@spec
+class Perturbations:
+    """What is not as it should be on the day; several factors on one GPU multiply.
+
+    Attributes:
+        slow_links: cables that are slow or broken, as in ``faults:`` of a cluster file.
+        jitter: chance, drawn with the seed of the run.
+    """
+
+    slow_gpus: tuple[SlowGpu, ...] = ()
+    slow_ranks: tuple[SlowRank, ...] = ()
+    slow_links: tuple[FaultSpec, ...] = ()
+    jitter: Jitter | None = None
+
+
+@spec
 class OtherStage:
     """A part of the whole training that is not simulated but billed as published."""
 
@@ -180,6 +233,7 @@ class PretrainSpec:
         global_batch: sequences per optimizer step.
         assumptions: overrides of the shipped assumptions.
         expert_loads: how unevenly tokens go to experts, where that is known.
+        perturbations: slow GPUs and links, and jitter.
         other_stages: published parts of the training that are added to the bill.
     """
 
@@ -195,6 +249,7 @@ class PretrainSpec:
     plan: PlanSpec
     assumptions: Assumptions
     expert_loads: ExpertLoadSpec | None = None
+    perturbations: Perturbations = Perturbations()
     other_stages: tuple[OtherStage, ...] = ()
 
 

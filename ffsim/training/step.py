@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from ffsim.engine import Costs, Timeline, execute
+import numpy as np
+
+from ffsim.engine import Costs, Timeline, execute, execute_crew
 from ffsim.model.parameters import train_flop_per_token
 from ffsim.model.pieces import PieceKind
 from ffsim.schedules import SCHEDULES
@@ -17,17 +19,19 @@ from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, 
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
+from ffsim.training.perturb import check_jitter, check_perturbations, paces, slow_down, slowest
 from ffsim.training.plans import lay_out, try_layout, with_plan
 from ffsim.training.program import Program, build_program
-from ffsim.training.replicate import MAX_FULL_GPUS, check_full, replicate
+from ffsim.training.replicate import MAX_FULL_TASKS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
 from ffsim.training.spec import PlanSpec
 from ffsim.training.stages import Stage, balance, make_stages
 from ffsim.training.traffic import Messages, ranks_per_port, trace_messages
 
+Floats = np.ndarray[Any, Any]
 Depth = Literal["bounds", "folded", "full"]
 
-__all__ = ["MAX_FULL_GPUS", "Depth", "Prepared", "StepResult", "prepare", "simulate"]
+__all__ = ["MAX_FULL_TASKS", "Depth", "Prepared", "StepResult", "prepare", "simulate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,11 @@ class Prepared:
     messages: Messages
     costs: Costs
     memory: tuple[RankMemory, ...]
+
+    @property
+    def paces(self) -> Floats:
+        """``[pp, members]`` how many times as long every GPU computes."""
+        return paces(self.inputs, self.layout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +99,12 @@ def prepare(inputs: Inputs) -> Prepared:
     """Lay out a workload and cost it.
 
     Raises:
+        ScenarioError: perturbations of GPUs that take no part.
         ModelDomainError: something in it is not modelled.
         InfeasiblePlan: it does not divide or does not fit in memory; with the reason and the nearest plan that does.
     """
     layout = lay_out(inputs, _fits)
+    check_perturbations(inputs, layout)
     prepared = _prepare(inputs, layout)
     fullest = overflow(inputs, prepared.memory)
     if fullest is None:
@@ -107,7 +118,7 @@ def prepare(inputs: Inputs) -> Prepared:
 def _estimate_s(inputs: Inputs, plan: PlanSpec) -> float:
     """Closed-form step of another plan, whether it fits or not."""
     changed = with_plan(inputs, plan)
-    return simulate(_prepare(changed, lay_out(changed)), "bounds").step_s
+    return _around(_prepare(changed, lay_out(changed))).estimate
 
 
 def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
@@ -134,7 +145,7 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
 def _program(
     inputs: Inputs, layout: Layout, stages: tuple[Stage, ...], pieces: Pieces, times: PieceTimes
 ) -> tuple[Program, Messages, Costs]:
-    program = build_program(inputs, layout, stages, pieces)
+    program = slow_down(build_program(inputs, layout, stages, pieces), slowest(inputs, layout))
     messages = trace_messages(inputs, layout, program.slots)
     return program, messages, slot_costs(inputs, layout, stages, pieces, times, program.slots, messages)
 
@@ -184,38 +195,40 @@ def _fits(inputs: Inputs) -> bool:
     return overflow(inputs, memory(inputs, layout, stages, pieces)) is None
 
 
-def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
+def simulate(prepared: Prepared, depth: Depth = "folded", seed: int = 0) -> StepResult:
     """Run one step.
 
     Args:
         prepared: the workload.
-        depth: ``bounds`` closed forms only; ``folded`` one data-parallel replica for all; ``full`` every rank.
+        depth: ``bounds`` closed forms only; ``folded`` one data-parallel replica for all; ``full`` every rank, of which
+            the timeline and breakdown are those of the replica that ends last, the first of several.
+        seed: of what is drawn at random.
 
     Raises:
-        ModelDomainError: ``full`` with more than `MAX_FULL_GPUS` GPUs.
+        ModelDomainError: ``full`` with more than `MAX_FULL_TASKS` tasks; jitter at any other depth.
     """
-    per_port = ranks_per_port(prepared.inputs, prepared.layout)
-    in_passes = prepared.inputs.spec.plan.zero >= 2
-    around = bounds(prepared.program, prepared.layout, prepared.costs, per_port, in_passes=in_passes)
-    if depth == "bounds":
-        return StepResult(
-            prepared=prepared,
-            depth=depth,
-            step_s=around.estimate,
-            bounds=around,
-            timeline=None,
-            breakdown=None,
-            n_events=0,
-        )
+    inputs, layout, program = prepared.inputs, prepared.layout, prepared.program
+    around = _around(prepared)
     if depth == "full":
-        check_full(prepared.inputs, prepared.layout)
-        graph, costs = replicate(prepared.inputs, prepared.layout, prepared.program, prepared.costs)
-        everything = execute(graph, costs)
-        n = prepared.program.graph.n_tasks
-        timeline = Timeline(everything.start_s[:n], everything.end_s[:n], everything.n_events)
-        step_s = everything.makespan_s
+        check_full(inputs, layout, program)
+        graph, crew, costs = replicate(inputs, layout, program, prepared.messages, prepared.costs, seed)
+        everybody = execute_crew(graph, crew, costs)
+        last, step_s = everybody.last(), everybody.makespan_s
+        timeline, slow = everybody.of(last), prepared.paces[:, last]
+        around = around if costs.noise is None else _within(around, costs.noise)
     else:
-        timeline = execute(prepared.program.graph, prepared.costs)
+        check_jitter(inputs)
+        if depth == "bounds":
+            return StepResult(
+                prepared=prepared,
+                depth=depth,
+                step_s=around.estimate,
+                bounds=around,
+                timeline=None,
+                breakdown=None,
+                n_events=0,
+            )
+        timeline, slow = execute(program.graph, prepared.costs), slowest(inputs, layout)
         step_s = timeline.makespan_s
     return StepResult(
         prepared=prepared,
@@ -223,6 +236,17 @@ def simulate(prepared: Prepared, depth: Depth = "folded") -> StepResult:
         step_s=step_s,
         bounds=around,
         timeline=timeline,
-        breakdown=break_down(prepared.program, timeline, step_s, prepared.times, prepared.layout.pp),
+        breakdown=break_down(program, timeline, step_s, prepared.times, slow),
         n_events=timeline.n_events,
     )
+
+
+def _around(prepared: Prepared) -> Bounds:
+    per_port = ranks_per_port(prepared.inputs, prepared.layout)
+    return bounds(prepared.program, prepared.layout, prepared.costs, per_port)
+
+
+def _within(around: Bounds, noise: Floats) -> Bounds:
+    """Bounds that hold for tasks that take so many times as long."""
+    low, high = min(float(noise.min()), 1.0), max(float(noise.max()), 1.0)
+    return replace(around, lower=around.lower * low, upper=around.upper * high)

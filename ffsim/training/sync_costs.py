@@ -6,12 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ffsim.collectives import fold
 from ffsim.training.blocks import Operation, SyncSlot
-from ffsim.training.inputs import Inputs
-from ffsim.training.layout import Layout
 from ffsim.training.nccl_costs import GroupOperation, Nccl
-from ffsim.training.sync_traffic import in_hosts, sync_collective, sync_groups, sync_member_loads
 from ffsim.training.traffic import Message
 
 Ints = np.ndarray[Any, Any]
@@ -53,16 +49,3 @@ def _by_nccl(nccl: Nccl, slot: SyncSlot, groups: Ints, size_bytes: float, alone_
     if time.algorithm == "ring":  # a link of the cluster may give less than the library would use
         stretch = max(stretch, 1.0)
     return slot.calls * (time.launch_s + time.latency_s), stretch
-
-
-def sync_loads(inputs: Inputs, layout: Layout, slot: SyncSlot, element_bytes: float) -> tuple[Ints, Ints, Floats]:
-    """What every GPU moves over which links of the cluster for a slot: GPU, link, bytes to count."""
-    gpus, links, parameters = sync_member_loads(inputs, layout, slot)
-    groups = sync_groups(layout, slot)
-    stretch = 1.0
-    if not in_hosts(inputs, slot) and groups.shape[1] > 1 and slot.parameters:
-        one = fold(sync_collective(inputs, slot, groups[:1]), inputs.topology, groups[:1])
-        alone_s = (one.idle_s - one.latency_s) * element_bytes
-        size = slot.parameters * element_bytes / slot.calls
-        _, stretch = _by_nccl(Nccl(inputs), slot, groups, size, alone_s)
-    return gpus, links, parameters * (element_bytes * stretch)

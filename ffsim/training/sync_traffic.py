@@ -23,8 +23,11 @@ def sync_groups(layout: Layout, slot: SyncSlot) -> Ints:
     """``[n_groups, n_ranks]`` GPUs that reduce or gather together.
 
     Dense parameters are shared by every GPU that holds the stage; experts by the GPUs of the same place in every expert
-    group; a copied embedding by the GPUs of the first and the last pipeline rank, replica by replica.
+    group; a copied embedding by the GPUs of the first and the last pipeline rank, replica by replica; what is
+    replicated by tensor-parallel ranks.
     """
+    if slot.what == "replicated":
+        return layout.groups("tensor", slot.rank)
     if slot.what == "embedding":
         return np.stack([layout.gpus_of(0), layout.gpus_of(layout.pp - 1)], axis=1)
     kind: GroupKind = "data" if slot.what == "dense" else "expert_data"
@@ -40,14 +43,30 @@ def sync_collective(inputs: Inputs, slot: SyncSlot, groups: Ints) -> Collective:
 
 def in_hosts(inputs: Inputs, slot: SyncSlot) -> bool:
     """Whether HFReduce does it: gradients of whole nodes; parameters are gathered by NCCL."""
-    return reduces_in_hosts(inputs) and slot.operation != "gather" and slot.what != "embedding"
+    return reduces_in_hosts(inputs) and slot.operation != "gather" and slot.what in {"dense", "experts"}
 
 
-def host_reduction(inputs: Inputs, slot: SyncSlot, groups: Ints) -> HostReduction | None:
-    """HFReduce, if it does it."""
+def host_reduction(inputs: Inputs, layout: Layout, slot: SyncSlot) -> HostReduction | None:
+    """HFReduce, if it does it: that of the first stage whose nodes lie in the zones in the same way."""
     if not in_hosts(inputs, slot):
         return None
-    return _host_reduction(inputs.topology, nodes_of(groups, inputs.cluster.gpus_per_node), _nvlink(inputs))
+    topology = inputs.topology
+    pattern = _zones(topology, _nodes(inputs, layout, slot))
+    for stage in range(slot.stage + 1):
+        nodes = _nodes(inputs, layout, slot._replace(stage=stage))
+        if _zones(topology, nodes) == pattern:
+            return _host_reduction(topology, nodes, _nvlink(inputs))
+    raise AssertionError
+
+
+def _nodes(inputs: Inputs, layout: Layout, slot: SyncSlot) -> tuple[int, ...]:
+    return nodes_of(sync_groups(layout, slot), inputs.cluster.gpus_per_node)
+
+
+def _zones(topology: Topology, nodes: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which nodes lie beyond the first one's zone."""
+    zone = topology.zone(np.array(nodes))
+    return tuple((zone != zone[0]).tolist())
 
 
 @lru_cache(maxsize=64)

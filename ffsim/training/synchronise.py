@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from ffsim.schedules import Op
 from ffsim.training.blocks import Half, Lane, Operation, OptimizerSlot, Slot, SyncSlot
-from ffsim.training.buckets import Bucket, buckets, pieces_alone, whole
+from ffsim.training.buckets import Bucket, buckets, pieces_alone, replicated, whole
 from ffsim.training.costs import Condition, Pieces
 from ffsim.training.host_reduce import reduces_in_hosts
 from ffsim.training.inputs import Inputs
@@ -74,7 +74,7 @@ def weights_of(op: Op) -> int:
 def beside(inputs: Inputs, layout: Layout) -> Callable[[int, int, Op], Beside]:
     """Which passes collectives of the data-parallel groups run beside: asked by (rank, position, operation)."""
     plan, overlap = inputs.spec.plan, inputs.overlap
-    alone = layout.copies * max(layout.dp * layout.cp, layout.edp) == 1
+    alone = layout.sharing(experts=inputs.model.moe is not None) == 1
     on_gpus = not reduces_in_hosts(inputs)
     last, first = set(_last_weight_gradients(layout).values()), set(_first_forwards(layout).values())
 
@@ -136,12 +136,16 @@ class _Synchronisation:
         self._layout, self._stages, self._collector = layout, stages, collector
         self._lanes = _SyncLanes(collector)
         self._passes = {(one.rank, one.position): one for one in passes}
-        self._by_rank = [[one for one in passes if one.rank == rank] for rank in range(layout.pp)]
-        limit = inputs.spec.plan.bucket / inputs.precision.gradient_wire_bytes.value
+        self._last_weights = _last_weight_gradients(layout)
+        self._by_rank: list[list[Pass]] = [[] for _ in range(layout.pp)]
+        for one in passes:
+            self._by_rank[one.rank].append(one)
+        limit = inputs.bucket_bytes(layout.dp * layout.cp) / inputs.precision.gradient_wire_bytes.value
         in_calls = not reduces_in_hosts(inputs)  # HFReduce cuts what it gets into chunks of its own
         self._buckets = [buckets(stage, pieces, limit, in_calls=in_calls) for stage in stages]
         self._whole = [whole(stage, pieces) for stage in stages]
         self._alone = [pieces_alone(stage, pieces) for stage in stages] if self._zero == 3 else []
+        self._replicated = [replicated(stage, pieces) for stage in stages]
         self._embedding = pieces.dense_parameters.get("embedding", 0)
         self._operation: Operation = "reduce" if self._zero >= 1 else "all-reduce"
 
@@ -162,11 +166,22 @@ class _Synchronisation:
             ranks = [*self._layout.holders(0), *self._layout.holders(last)]
             bucket = Bucket("embedding", self._embedding, 1, ())
             reduced += self._lanes.collective("all-reduce", bucket, last, ranks, reduced)
+        reduced += self._reduce_replicated()
         steps = self._step(reduced)
         for stage in order if 1 <= self._zero <= 2 and not ahead else ():
             ranks = self._layout.holders(stage)
             for bucket in self._whole[stage]:
                 self._lanes.collective("gather", bucket, stage, ranks, [steps[rank] for rank in ranks])
+
+    def _reduce_replicated(self) -> Iterator[int]:
+        """Add up, last of all, the gradients of what tensor-parallel ranks hold alike."""
+        for rank, held in enumerate(self._layout.schedule.placement):
+            total = sum(self._replicated[stage] for stage in held)
+            if total:
+                after = [self._by_rank[rank][-1].last]
+                yield from self._lanes.collective(
+                    "all-reduce", Bucket("replicated", total, 1, ()), held[0], [rank], after
+                )
 
     def _step(self, reduced: list[int]) -> list[int]:
         """Clip by the norm of all gradients, then update; returns the optimizer's task on every rank."""
@@ -179,7 +194,7 @@ class _Synchronisation:
 
     def _stages_by_completion(self) -> list[int]:
         """Stages in the order in which their gradients are complete, the same on all their holders."""
-        placement, done = self._layout.schedule.placement, _last_weight_gradients(self._layout)
+        placement, done = self._layout.schedule.placement, self._last_weights
         latest = {
             stage: max(done[rank, placement[rank].index(stage)][1] for rank in self._layout.holders(stage))
             for stage in range(len(self._stages))
@@ -189,8 +204,9 @@ class _Synchronisation:
     def _reduce(self, stage: int) -> Iterator[int]:
         """Reduce a stage's gradients: bucket by bucket beside its last pass, or all of them after it."""
         ranks = self._layout.holders(stage)
-        done = _last_weight_gradients(self._layout)
-        last = [self._passes[done[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks]
+        last = [
+            self._passes[self._last_weights[rank, self._layout.schedule.placement[rank].index(stage)]] for rank in ranks
+        ]
         overlapped = all(one.ends.get("B") for one in last)
         for bucket in self._buckets[stage] if overlapped else self._whole[stage]:
             after = [one.ends["B"][min(bucket.places)] if overlapped else one.last for one in last]

@@ -124,7 +124,7 @@ def talk(inputs: Inputs, layout: Layout, slot: SendSlot | SyncSlot | ExchangeSlo
     """What a message slot stands for, in all data-parallel replicas together.
 
     The collective of a `GroupSlot` is that of one byte of its ``size_bytes``, whatever its part; that of a `SyncSlot`
-    is a ring even where HFReduce reduces (`ffsim.training.sync_costs.sync_loads`).
+    is a ring even where HFReduce reduces (`ffsim.training.sync_traffic.sync_member_loads`).
     """
     if isinstance(slot, SendSlot):
         pairs = np.stack([layout.gpus_of(slot.source), layout.gpus_of(slot.target)], axis=1)
@@ -246,7 +246,7 @@ class _Tracer:
     def sync(self, inputs: Inputs, layout: Layout, slot: SyncSlot) -> Message:
         """A reduction or a gathering."""
         groups = sync_groups(layout, slot)
-        host = host_reduction(inputs, slot, groups)
+        host = host_reduction(inputs, layout, slot)
         if host is not None:
             amounts = slot.parameters * host.bytes_ * self._capacity[:N_CLASSES] / host.capacity_bytes_per_s
             links, sizes = self._on_links(amounts, slot.rank, slot.rank)

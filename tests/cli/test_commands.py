@@ -388,6 +388,7 @@ def test_catalog_draws_a_schedule_and_compares_it_with_its_closed_forms(ffsim, t
     [
         (["schedule", "zb-h3"], "no schedule named 'zb-h3'; use one of gpipe, 1f1b,"),
         (["schedule", "zb-h1", "--times", "F=x,Q=1"], "--times: cannot read 'Q=1'"),
+        (["schedule", "1f1b", "--times", "F=0,Bi=0,W=0"], "--times: nothing takes any time"),
         (["schedule", "zb-h1", "--times", "F=-1"], "zb-h1 needs finite durations of at least 0"),
         (["schedule", "interleaved", "--micro-batches", "9"], "a multiple of 4 micro-batches, got 9: use 8 or 12"),
         (["gpu", "--ranks", "8"], "--ranks: only for one schedule"),

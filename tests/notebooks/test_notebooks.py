@@ -7,7 +7,7 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-N_PICTURES = {"01-first-tour": 7, "04-the-reference-learns": 3}  # SVG of ffsim's reports, PNG of Matplotlib
+N_PICTURES = {"01-first-tour": 7, "02-pcie-or-dgx": 3, "03-which-pipeline": 5, "04-the-reference-learns": 3}  # SVG of ffsim's reports, PNG of Matplotlib
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -50,7 +50,7 @@ def test_an_empty_graph_takes_no_time():
 
 def test_a_circle_is_our_bug_and_says_so():
     circle = graph([NO_LANE, NO_LANE], edges=[(0, 1), (1, 0)])
-    with pytest.raises(SimulationError, match="2 of 2 flows never ran"):
+    with pytest.raises(SimulationError, match="2 of 2 tasks never ran"):
         execute(circle, costs([1, 1]))
     with pytest.raises(SimulationError, match="2 of 2 tasks wait for each other"):
         _ = circle.levels
