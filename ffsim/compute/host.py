@@ -33,8 +33,8 @@ def host_issue_s(operators: Operators, issue_s: float) -> Floats:
 
     >>> from ffsim.model.operators import Row
     >>> table = Operators.of([Row(name="q", phase="F", segment=0, family="gemm", kernels=3)])
-    >>> host_issue_s(table, 10e-6).tolist()
-    [3e-05]
+    >>> host_issue_s(table, 0.5).tolist()
+    [1.5]
     """
     if not (np.isfinite(issue_s) and issue_s >= 0):
         raise ModelDomainError(Problem(what=f"host time per kernel is {issue_s!r}", fix="use 0 s or more"))

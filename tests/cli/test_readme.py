@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "docs/how-to/compare.md"]
+PAGES = [README, pytest.param(ROOT / "docs/how-to/compare.md", marks=pytest.mark.exhaustive)]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 
 

@@ -41,7 +41,7 @@ def kinds(spec):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(st.sampled_from(MODELS), st.fixed_dictionaries(DEGREES), RUNS)
 def test_a_split_is_refused_or_gives_sound_costs(spec, split, run):
     work = Workpiece(micro_batch=1, expert_parallel=2, **split, **run)
@@ -65,7 +65,7 @@ def test_a_split_is_refused_or_gives_sound_costs(spec, split, run):
         assert lowered.replayed_bytes == 0 or lowered.saved_bytes <= lowered.replayed_bytes
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(st.sampled_from(MODELS), st.fixed_dictionaries(DEGREES))
 def test_a_tensor_degree_that_is_advised_is_legal(spec, split):
     for key, _, fix in check_split(spec, **split):
@@ -75,7 +75,7 @@ def test_a_tensor_degree_that_is_advised_is_legal(spec, split):
                 assert "tp" not in {key for key, *_ in left}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.sampled_from(MODELS), st.fixed_dictionaries({**DEGREES, "sequence_parallel": st.just(True)}))
 def test_the_ranks_of_a_layer_compute_it_together(spec, split):
     """With sequence parallelism nothing is done twice; experts are left out, as their rows depend on the routing."""
