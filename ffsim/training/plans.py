@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 
 from ffsim.errors import InfeasiblePlan, ModelDomainError, Problem
-from ffsim.schedules import SCHEDULES
+from ffsim.schedules import SCHEDULES, Schedule
 from ffsim.training.host_reduce import host_obstacles
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout, place_ranks
@@ -59,6 +60,18 @@ def with_plan(inputs: Inputs, plan: PlanSpec) -> Inputs:
     return replace(inputs, spec=replace(inputs.spec, plan=plan))
 
 
+def shortened(inputs: Inputs, n_micro_batches: int) -> Inputs | None:
+    """The same plan with a smaller batch of so many micro-batches; None where that is no shorter, or not legal."""
+    spec, plan = inputs.spec, inputs.spec.plan
+    if any(obstacles(inputs, plan)):
+        return None
+    each = (plan.gpus or inputs.cluster.n_gpus) // (plan.pp * plan.tp * plan.cp) * plan.micro_batch
+    shorter = replace(inputs, spec=replace(spec, global_batch=each * n_micro_batches))
+    if 2 * shorter.spec.global_batch > spec.global_batch or any(obstacles(shorter, plan)):
+        return None
+    return shorter
+
+
 def try_layout(inputs: Inputs) -> tuple[Layout | None, list[Obstacle]]:
     """The layout of a plan, or everything that stands in its way."""
     found = list(obstacles(inputs, inputs.spec.plan))
@@ -69,11 +82,17 @@ def try_layout(inputs: Inputs) -> tuple[Layout | None, list[Obstacle]]:
     return (None, found) if found else (layout, [])
 
 
+@lru_cache(maxsize=16)
+def _schedule(name: str, n_ranks: int, n_micro_batches: int, chunks: int) -> Schedule:
+    """A schedule for unit times, which many plans that are tried share."""
+    return SCHEDULES[name].build(n_ranks, n_micro_batches, chunks=chunks)
+
+
 def _layout(inputs: Inputs, plan: PlanSpec) -> Layout:
     gpus = plan.gpus or inputs.cluster.n_gpus
     dp = gpus // (plan.pp * plan.tp * plan.cp)
     n = inputs.spec.global_batch // (dp * plan.micro_batch)
-    schedule = SCHEDULES[plan.schedule].build(plan.pp, n, chunks=plan.vpp)
+    schedule = _schedule(plan.schedule, plan.pp, n, plan.vpp)
     sizes = {"tp": plan.tp, "cp": plan.cp, "dp": dp, "pp": plan.pp}
     return Layout(
         gpus=gpus,

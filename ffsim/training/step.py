@@ -20,11 +20,10 @@ from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
 from ffsim.training.perturb import check_jitter, check_perturbations, paces, slow_down, slowest
-from ffsim.training.plans import lay_out, try_layout, with_plan
+from ffsim.training.plans import lay_out, shortened, try_layout, with_plan
 from ffsim.training.program import Program, build_program
 from ffsim.training.replicate import MAX_FULL_TASKS, check_full, replicate
 from ffsim.training.slot_costs import slot_costs
-from ffsim.training.spec import PlanSpec
 from ffsim.training.stages import Stage, balance, make_stages
 from ffsim.training.traffic import Messages, ranks_per_port, trace_messages
 
@@ -105,30 +104,23 @@ def prepare(inputs: Inputs) -> Prepared:
     """
     layout = lay_out(inputs, _fits)
     check_perturbations(inputs, layout)
-    prepared = _prepare(inputs, layout)
-    fullest = overflow(inputs, prepared.memory)
-    if fullest is None:
-        return prepared
-    changes = cheapest_changes(
-        inputs, lambda plan: _fits(with_plan(inputs, plan)), lambda plan: _estimate_s(inputs, plan)
-    )
-    raise does_not_fit(inputs, fullest, written(changes))
+    return _prepare(inputs, layout, must_fit=True)
 
 
-def _estimate_s(inputs: Inputs, plan: PlanSpec) -> float:
-    """Closed-form step of another plan, whether it fits or not."""
-    changed = with_plan(inputs, plan)
-    return _around(_prepare(changed, lay_out(changed))).estimate
-
-
-def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
+def _prepare(inputs: Inputs, layout: Layout, *, must_fit: bool = False) -> Prepared:
     pieces = cut(inputs, layout.ep, layout.micro_batch)
     times = time_pieces(inputs, pieces)
     stages = _stages(inputs, layout, pieces, times)
+    timed = SCHEDULES[layout.schedule.name].needs_times
+    if must_fit and not timed:  # before anything large is built
+        _check_memory(inputs, memory(inputs, layout, stages, pieces))
     program, messages, costs = _program(inputs, layout, stages, pieces, times)
-    if SCHEDULES[layout.schedule.name].needs_times:
+    if timed:
         layout = _timed(inputs, layout, program, costs)
         program, messages, costs = _program(inputs, layout, stages, pieces, times)
+    held = memory(inputs, layout, stages, pieces)
+    if must_fit and timed:
+        _check_memory(inputs, held)
     return Prepared(
         inputs=inputs,
         layout=layout,
@@ -138,8 +130,34 @@ def _prepare(inputs: Inputs, layout: Layout) -> Prepared:
         program=program,
         messages=messages,
         costs=costs,
-        memory=memory(inputs, layout, stages, pieces),
+        memory=held,
     )
+
+
+def _check_memory(inputs: Inputs, held: tuple[RankMemory, ...]) -> None:
+    fullest = overflow(inputs, held)
+    if fullest is not None:
+        changes = cheapest_changes(
+            inputs, lambda plan: _fits(with_plan(inputs, plan)), lambda plan: _estimate_s(with_plan(inputs, plan))
+        )
+        raise does_not_fit(inputs, fullest, written(changes))
+
+
+def _estimate_s(inputs: Inputs) -> float:
+    """Closed-form step, whether it fits or not; a long pipeline's from two short ones, as it is linear in their length.
+
+    Domain: micro-batches beyond twice the pipeline ranks cost alike, as the bubble formulas have it.
+    """
+    few, more = (shortened(inputs, rounds * inputs.spec.plan.pp) for rounds in (1, 2))
+    if few is None or more is None:
+        return _bounds_s(inputs)
+    few_s, more_s = _bounds_s(few), _bounds_s(more)
+    slope = (more_s - few_s) / (more.spec.global_batch - few.spec.global_batch)
+    return few_s + slope * (inputs.spec.global_batch - few.spec.global_batch)
+
+
+def _bounds_s(inputs: Inputs) -> float:
+    return _around(_prepare(inputs, lay_out(inputs))).estimate
 
 
 def _program(
@@ -187,6 +205,24 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs) -> bool:
+    """Whether a workload divides and fits.
+
+    What does not fit with few micro-batches does not with more; what does still will where the schedule's closed form
+    of the activations it holds is the same.
+    """
+    plan = inputs.spec.plan
+    few = shortened(inputs, 2 * plan.pp)
+    if few is None:
+        return _fits_whole(inputs)
+    family, n = SCHEDULES[plan.schedule], 2 * plan.pp
+    n_all = n * inputs.spec.global_batch // few.spec.global_batch
+    forms = [family.activations(plan.pp, length, plan.vpp) for length in (n, n_all)]
+    if forms[0] is not None and forms[0] == forms[1]:
+        return _fits_whole(few)
+    return _fits_whole(few) and _fits_whole(inputs)
+
+
+def _fits_whole(inputs: Inputs) -> bool:
     layout, _ = try_layout(inputs)
     if layout is None:
         return False

@@ -260,11 +260,12 @@ def test_validate_judges_families_by_their_goals(ffsim):
     assert (sizes["rows"], sizes["within_tolerance"], sizes["worst_row"]) == (3, 3, "middle")
     assert sizes["rank_correlation"] == 0.5
     assert (cache["worst_abs_error_frac"], cache["missed"]) == (0, [])
-    assert "use sizes, KV" in ffsim("validate", "rows.yaml", "--family", "size").err
+    assert "use 'sizes', 'KV'" in ffsim("validate", "rows.yaml", "--family", "size").err
     Path("rows.yaml").write_text(FAMILIES.replace("families:\n  sizes:", "families:\n  siezs:"))
     assert "families.siezs: no row of this file is of this family" in ffsim("validate", "rows.yaml").err
 
 
+@pytest.mark.slow
 def test_a_refused_row_is_a_miss_and_the_others_still_run(ffsim):
     run = "run: {cluster: h800-2048, workload: WORK, set: {plan.gpus: 100}}"
     too_large = "run: {cluster: h800-2048, workload: deepseek-v3-pretrain, set: {plan.micro_batch: 2}}"

@@ -127,6 +127,7 @@ def test_the_nearest_plan_that_is_named_does_run(names, overrides):
     assert result.step.step_s > 0
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_refused_with_its_memory_by_kind():
     message = refused(V3, "plan.pp=8")
     assert "deepseek-v3-pretrain.yaml:11:3: plan: pipeline rank 0 needs 107 GB of 80 GB" in message

@@ -79,7 +79,7 @@ def test_unknown_parts_are_all_reported_at_their_place(tmp_path):
     assert message.splitlines() == [
         "small.yaml:5:8: nodes.gpu: no gpu file named 'h801-sxm'; did you mean 'h800-sxm'?",
         "small.yaml:8:8: nodes.nic: no nic file named 'cx7-400'; did you mean 'cx7-400g'?",
-        "small.yaml:13:11: fabric.switch: no switch file named 'ndr'; installed: ndr-64x400g, qm8700",
+        "small.yaml:13:11: fabric.switch: no switch file named 'ndr'; installed: eth-128x200g, eth-64x400g, ndr-64x400g, qm8700",
     ]
 
 
