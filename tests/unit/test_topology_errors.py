@@ -76,10 +76,11 @@ def test_no_such_cluster_names_the_closest():
 
 def test_unknown_parts_are_all_reported_at_their_place(tmp_path):
     message = problems(tmp_path, ("cx7-400g", "cx7-400"), ("h800-sxm", "h801-sxm"), ("ndr-64x400g", "ndr"))
+    switches = "eth-128x200g, eth-64x400g, ndr-64x400g, qm8700"
     assert message.splitlines() == [
         "small.yaml:5:8: nodes.gpu: no gpu file named 'h801-sxm'; did you mean 'h800-sxm'?",
         "small.yaml:8:8: nodes.nic: no nic file named 'cx7-400'; did you mean 'cx7-400g'?",
-        "small.yaml:13:11: fabric.switch: no switch file named 'ndr'; installed: eth-128x200g, eth-64x400g, ndr-64x400g, qm8700",
+        f"small.yaml:13:11: fabric.switch: no switch file named 'ndr'; installed: {switches}",
     ]
 
 
