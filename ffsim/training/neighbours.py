@@ -64,7 +64,7 @@ def _order(changes: tuple[Move, ...]) -> tuple[float, list[str]]:
 
 def moves(inputs: Inputs, plan: PlanSpec) -> list[Move]:
     """Every change of one key of a plan, nearest first."""
-    found = chain(_size_moves(inputs, plan), _memory_moves(plan), _other_moves(plan))
+    found = chain(_size_moves(inputs, plan), _memory_moves(inputs, plan), _other_moves(plan))
     return sorted(found, key=lambda move: (move.distance, move.key, str(move.value)))
 
 
@@ -87,7 +87,7 @@ def _size_moves(inputs: Inputs, plan: PlanSpec) -> Iterator[Move]:
                 yield Move(abs(log2(value / getattr(plan, key))), key, value)
 
 
-def _memory_moves(plan: PlanSpec) -> Iterator[Move]:
+def _memory_moves(inputs: Inputs, plan: PlanSpec) -> Iterator[Move]:
     """What else decides how much memory a plan takes."""
     for zero in (0, 1, 2, 3):
         if zero != plan.zero:
@@ -98,7 +98,8 @@ def _memory_moves(plan: PlanSpec) -> Iterator[Move]:
             yield Move(distance, "recompute", recompute)
     if plan.tp > 1:
         yield Move(0.25, "sequence_parallel", not plan.sequence_parallel)
-    if plan.offload == "none":
+    cpu = inputs.cluster.cpu
+    if plan.offload == "none" and cpu is not None and cpu.memory_usable is not None:
         yield Move(1.5, "offload", "optimizer")
 
 
