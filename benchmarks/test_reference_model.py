@@ -19,7 +19,7 @@ FP8 = load_precision("fp8")
 V3 = Workpiece(
     micro_batch=1, sequence_length=4096, precision=FP8, recompute=("norm", "mla_up", "swiglu"), expert_parallel=64
 )
-N_PIECES = 168
+N_PIECES = 231
 N_KERNELS_OF_A_V3_LAYER = 126
 
 
