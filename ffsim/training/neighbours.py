@@ -96,6 +96,8 @@ def _memory_moves(inputs: Inputs, plan: PlanSpec) -> Iterator[Move]:
     for recompute, distance in lists.items():
         if recompute != plan.recomputed:
             yield Move(distance, "recompute", recompute)
+    if plan.recompute_layers is not None:
+        yield Move(0.25, "recompute_layers", None)
     if plan.tp > 1:
         yield Move(0.25, "sequence_parallel", not plan.sequence_parallel)
     cpu = inputs.cluster.cpu
@@ -141,6 +143,7 @@ KEYS = (
     "micro_batch",
     "zero",
     "recompute",
+    "recompute_layers",
     "schedule",
     "offload",
     "gradient_reduction",

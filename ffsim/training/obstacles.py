@@ -78,7 +78,7 @@ def _length_obstacles(inputs: Inputs) -> Iterator[Obstacle]:
 
 def _model_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
     yield from _split_obstacles(inputs, plan)
-    yield from _state_obstacles(plan)
+    yield from _state_obstacles(inputs, plan)
 
 
 def _split_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
@@ -108,8 +108,17 @@ def _image_obstacles(model: CnnSpec, plan: PlanSpec) -> Iterator[Obstacle]:
         yield "recompute", f"recomputing {model.title} is not modelled", "use recompute: none"
 
 
-def _state_obstacles(plan: PlanSpec) -> Iterator[Obstacle]:
-    """Gradients and parameters that cannot be shared as wanted."""
+def _state_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
+    """Gradients and parameters that cannot be shared as wanted, layers that cannot be recomputed."""
+    layers = plan.recompute_layers
+    if layers is not None and "layer" not in plan.recomputed:
+        yield (
+            "recompute_layers",
+            f"{layers} layers of a stage, but whole layers are not recomputed",
+            "use recompute: full",
+        )
+    if layers is not None and not isinstance(inputs.model, CnnSpec) and layers > inputs.model.layers:
+        yield "recompute_layers", f"{layers} are more than the {inputs.model.layers} layers of the model", "use fewer"
     if plan.zero >= 2 and SCHEDULES[plan.schedule].both_ends:
         shared = "gradients" if plan.zero == 2 else "parameters"
         what = f"{plan.schedule} holds every stage twice, and its holders do not meet at every pass to share {shared}"

@@ -54,7 +54,18 @@ def repaired(inputs: Inputs) -> Inputs | None:
 
 DONE = (-6, 0)
 REMEDIES = (
-    {"tp", "cp", "etp", "sequence_parallel", "context_exchange", "zero", "schedule", "recompute", "sequence_length"},
+    {
+        "tp",
+        "cp",
+        "etp",
+        "sequence_parallel",
+        "context_exchange",
+        "zero",
+        "schedule",
+        "recompute",
+        "recompute_layers",
+        "sequence_length",
+    },
     {"pp", "tp", "cp", "gpus"},
     {"ep", "etp", "pp", "gpus"},
     {"pp", "tp", "cp", "gpus", "micro_batch", "global_batch"},

@@ -19,6 +19,7 @@ from ffsim.training.costs import MAX_SEGMENTS, PHASES, Pieces, PieceTimes, cut, 
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import Layout
 from ffsim.training.memory import RankMemory, does_not_fit, memory, overflow
+from ffsim.training.obstacles import not_modelled
 from ffsim.training.perturb import check_jitter, check_perturbations, paces, slow_down, slowest
 from ffsim.training.plans import lay_out, shortened, try_layout, with_plan
 from ffsim.training.program import Program, build_program
@@ -205,12 +206,14 @@ def piece_seconds(pieces: Pieces, times: PieceTimes) -> dict[PieceKind, float]:
 
 
 def _fits(inputs: Inputs) -> bool:
-    """Whether a workload divides and fits.
+    """Whether a workload is modelled, divides and fits.
 
     What does not fit with few micro-batches does not with more; what does still will where the schedule's closed form
     of the activations it holds is the same.
     """
     plan = inputs.spec.plan
+    if any(not_modelled(inputs)):
+        return False
     few = shortened(inputs, 2 * plan.pp)
     if few is None:
         return _fits_whole(inputs)

@@ -42,6 +42,8 @@ ILLEGAL = [
     (DENSE, ("plan.first_node=255",), "16 GPUs from node 255 on", "plan.first_node=254"),
     (DENSE, ("plan.pp=3",), "3 pipeline ranks do not divide 16 GPUs", "plan.pp="),
     (DENSE, ("plan.layers_per_stage=[4,4]",), "got 2 stages with 8 layers, need 4", "plan.layers_per_stage=null"),
+    (DENSE, ("plan.recompute_layers=1",), "whole layers are not recomputed", "plan.recompute"),
+    (DENSE, ("plan.recompute=full", "plan.recompute_layers=9"), "9 are more than the 8", "plan.recompute_layers=null"),
     (DENSE, ("sequence_length=4096",), "4,096 tokens are more than the 2,048", "sequence_length=2048"),
     (
         DENSE,

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,6 +12,7 @@ from ffsim.report.html import render_report
 from ffsim.study import Scenario, run
 from ffsim.study.known_figures import verdicts_about
 
+DATA = Path(__file__).parents[1] / "data"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
@@ -111,3 +113,14 @@ def test_figures_are_svg_in_the_colours_of_the_page(tiny, tiny_1f1b):
             assert "<style" not in svg
             identifiers = re.findall(r' id="([^"]+)"', svg)
             assert len(identifiers) == len(set(identifiers))
+
+
+def test_figures_show_what_is_recomputed_and_gathered():
+    overrides = ("plan.recompute=full", "plan.zero=3", "plan.gpus=16", "plan.pp=2")
+    result = run(
+        Scenario(cluster="h800-2048", workload=str(DATA / "tiny-1f1b.yaml"), overrides=overrides, ranges=False)
+    )
+    figures = all_figures(result)
+    assert "recomputed forward" in figures["roofline"]
+    for kind in ("replay", "gathered"):
+        assert f"{kind}, " in figures["memory"]
