@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,9 @@ def _read_text(path: Path, name: str) -> str:
         raise fail(f"cannot be read: {error.strerror or error}") from None
 
 
+@lru_cache(maxsize=256)
 def _compose(text: str, name: str) -> Node | None:
-    """Parse to ruamel's node graph, which keeps places and constructs nothing."""
+    """Parse to ruamel's node graph, which keeps places and constructs nothing; kept, as nobody changes it."""
     try:
         if (
             text.count("[") + text.count("{") > MANY_BRACKETS
