@@ -168,9 +168,9 @@ def test_open_arrivals(benchmark, hosts, load):
 
 
 def test_a_window_saves_reallocations(benchmark, hosts):
-    """An all-to-all of 128 hosts with sizes all different, hashed; ends within 0.5 % of each other end together."""
+    """An all-to-all of 64 hosts with sizes all different, hashed; ends within 0.5 % of each other end together."""
     rng = np.random.default_rng(0)
-    flows = lower(unroll(direct_all_to_all(128, 128e6)), hosts, np.arange(128), rule=RoutingRule(kind="hash"))
+    flows = lower(unroll(direct_all_to_all(64, 64e6)), hosts, np.arange(64), rule=RoutingRule(kind="hash"))
     flows = Flows(links=flows.links, size_bytes=flows.size_bytes * rng.uniform(0.5, 1.5, len(flows)))
     exact = simulate_flows(flows, hosts.bandwidth_bytes_per_s)
     window = 0.005 * exact.makespan_s

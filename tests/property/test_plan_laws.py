@@ -182,7 +182,7 @@ def faster(inputs, *, nic=1.0, nvlink=1.0):
 
 @pytest.mark.slow
 @given(any_plans())
-@settings(max_examples=8)
+@settings(max_examples=16)
 def test_a_plan_keeps_the_laws_or_its_refusal_names_one_that_does(inputs):
     try:
         keeps_the_laws(inputs)
@@ -194,7 +194,7 @@ def test_a_plan_keeps_the_laws_or_its_refusal_names_one_that_does(inputs):
 
 @pytest.mark.slow
 @given(dividing_plans())
-@settings(max_examples=8)
+@settings(max_examples=16)
 def test_a_plan_that_divides_keeps_the_laws_and_twice_the_micro_batch_takes_no_less_memory(inputs):
     step = keeps_the_laws(inputs)
     spec, plan = inputs.spec, inputs.spec.plan
@@ -210,7 +210,7 @@ def test_a_plan_that_divides_keeps_the_laws_and_twice_the_micro_batch_takes_no_l
 
 @pytest.mark.slow
 @given(dividing_plans(), st.sampled_from([{"nic": 1.5}, {"nvlink": 1.5}]))
-@settings(max_examples=8)
+@settings(max_examples=16)
 def test_more_bandwidth_never_takes_longer(inputs, factors):
     slow, fast = simulate(prepare(faster(inputs))), simulate(prepare(faster(inputs, **factors)))
     assert fast.bounds.lower <= slow.bounds.lower * (1 + TOLERANCE)

@@ -20,8 +20,8 @@ FOUR = Routing(experts=4, top_k=1)
 IN_ORDER = ExpertLoadSpec(file="-")
 
 
-def simulated(*overrides, workload=MOE, depth="folded"):
-    return run(Scenario(cluster="h800-2048", workload=workload, overrides=overrides, depth=depth))
+def simulated(*overrides, workload=MOE, depth="folded", ranges=False):
+    return run(Scenario(cluster="h800-2048", workload=workload, overrides=overrides, depth=depth, ranges=ranges))
 
 
 def tokens(*layers):
@@ -145,7 +145,7 @@ def test_products_of_the_experts_grow_with_the_busiest_rank_and_shrink_with_copi
 
 @pytest.mark.slow
 def test_the_assumption_no_longer_matters_where_loads_are_stated(tiny):
-    stated = simulated("expert_loads.zipf=0.3")
+    stated = simulated("expert_loads.zipf=0.3", ranges=True)
     assert "assumptions.expert_load" in {row.name for row in tiny.doubt.sensitivities}
     assert "assumptions.expert_load" not in {row.name for row in stated.doubt.sensitivities}
     assert {"input": "expert loads", "source": "drawn: rank^-0.3 in every layer, seed 0 (assumed)"} in stated.sources()

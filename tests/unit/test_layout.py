@@ -65,7 +65,7 @@ def test_expert_groups_fill_nodes_or_divide_them(tmp_path, ep):
 
 def test_the_first_and_the_last_stage_may_hold_embedding_and_head_alone():
     overrides = ("plan.layers_per_stage=[0,4,4,0]",)
-    stages = run(Scenario(cluster=DENSE[0], workload=DENSE[1], overrides=overrides)).step.prepared.stages
+    stages = run(Scenario(cluster=DENSE[0], workload=DENSE[1], overrides=overrides, ranges=False)).step.prepared.stages
     assert (stages[0].pieces, stages[-1].pieces) == (("embedding",), ("head",))
 
 
@@ -123,7 +123,9 @@ def test_the_nearest_plan_that_is_named_does_run(names, overrides):
     changes = re.findall(r"--set (\S+)", advice)
     assert changes, message
     kept = [override for override in overrides if override.split("=")[0] not in {c.split("=")[0] for c in changes}]
-    result = run(Scenario(cluster=names[0], workload=names[1], overrides=(*kept, *changes), depth="bounds"))
+    result = run(
+        Scenario(cluster=names[0], workload=names[1], overrides=(*kept, *changes), depth="bounds", ranges=False)
+    )
     assert result.step.step_s > 0
 
 

@@ -25,7 +25,7 @@ LAYER = Stage(("dense",), (0, 1))
 
 
 def simulated(*overrides, cluster="h800-2048"):
-    return run(Scenario(cluster=cluster, workload=DENSE, overrides=overrides)).step
+    return run(Scenario(cluster=cluster, workload=DENSE, overrides=overrides, ranges=False)).step
 
 
 def block(op, *overrides, stage=LAYER, chunks=1, **how):
