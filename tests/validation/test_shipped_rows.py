@@ -97,7 +97,6 @@ MISSES = {
     "v3.mpft.optimizer",
     "v3.mrft.bubble",
     "v3.mrft.optimizer",
-    "haiscale.moe-16b.320",
     "haiscale.vgg16.hfreduce",
     "haiscale.vgg16.torch",
     "megatron21.76b",
