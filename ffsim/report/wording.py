@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ffsim.collectives import ExpertKernels
 from ffsim.config import Quantity
@@ -62,11 +62,16 @@ def input_value(path: str, value: float) -> str:
 
     >>> input_value("assumptions.launch_gap", 2e-6), input_value("nic.usable_share", 0.9)
     ('2 us', '0.9')
+    >>> input_value("gpu.sustained.bf16", 220e12)
+    '220 TFLOP/s'
     """
     holder, *steps = path.split(".")
     hint: Any = HOLDERS.get(holder)
     for name in steps:
-        hint = get_type_hints(hint, include_extras=True).get(name) if is_dataclass(hint) else None
+        if get_origin(hint) is dict:
+            hint = get_args(hint)[1]
+        else:
+            hint = get_type_hints(hint, include_extras=True).get(name) if is_dataclass(hint) else None
     unit = _unit(hint)
     if unit is None:
         return significant(value, 3)

@@ -203,19 +203,23 @@ def _knobs(inputs: Inputs) -> Iterator[_Knob]:
 
 
 def _ranged(value: Any) -> Iterator[tuple[tuple[str, ...], Figure[Any]]]:
-    """Figures with ranges anywhere inside a frozen value, with the fields that lead to them."""
-    for field in fields(value):
-        inner = getattr(value, field.name)
+    """Figures with ranges anywhere inside a frozen value, with the fields and keys that lead to them."""
+    parts = (
+        value.items() if isinstance(value, dict) else ((each.name, getattr(value, each.name)) for each in fields(value))
+    )
+    for name, inner in parts:
         if isinstance(inner, Figure):
             if inner.low is not None:
-                yield (field.name,), inner
-        elif is_dataclass(inner):
+                yield (name,), inner
+        elif is_dataclass(inner) or isinstance(inner, dict):
             for path, figure in _ranged(inner):
-                yield (field.name, *path), figure
+                yield (name, *path), figure
 
 
 def _with(value: Any, path: Sequence[str], leaf: Any) -> Any:
     """A copy of nested frozen values with one leaf changed."""
     if not path:
         return leaf
+    if isinstance(value, dict):
+        return value | {path[0]: _with(value[path[0]], path[1:], leaf)}
     return replace(value, **{path[0]: _with(getattr(value, path[0]), path[1:], leaf)})

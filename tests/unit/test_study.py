@@ -105,6 +105,12 @@ def test_a_gpu_that_borrows_its_profile_doubts_its_kernel_times(tmp_path):
     assert doubt["step_at_low_s"] < result.headline["step_s"] < doubt["step_at_high_s"]
 
 
+def test_what_the_power_limit_leaves_of_products_is_in_doubt():
+    result = run(scenario("global_batch=64", workload="fire-flyer-2-llama-13b", cluster="fire-flyer-2"))
+    (doubt,) = [row for row in result.sensitivities() if row["input"] == "gpu.sustained.bf16"]
+    assert doubt["step_at_low_s"] > result.headline["step_s"] > doubt["step_at_high_s"]
+
+
 def test_v3_is_billed_with_the_published_stages(v3):
     lines = {line.name: line for line in v3.bill.lines}
     assert [line.simulated for line in lines.values()] == [True, False, False]
