@@ -11,7 +11,7 @@ help:
 	@echo "make demo    install and run the main job: DeepSeek-V3 on 2,048 H800, report in out/"
 	@echo "make test    install and run every check (format, lint, types, layers, tests, doctests, README, notebooks)"
 	@echo "make check   the fast part of make test"
-	@echo "make validate  run every published figure and long page (a quarter of an hour); ARGS=--force-regen writes what they say"
+	@echo "make validate  run every published figure and long page (some minutes); ARGS=--force-regen writes what they say"
 	@echo "make bench   install and run the benchmarks"
 	@echo "make format  rewrite the code in the house format"
 	@echo "make clean   remove what the other targets made"
