@@ -260,7 +260,7 @@ def _by_nccl(algorithm: Algorithm | None) -> Callable[[Group], Built]:
             request.size_bytes,
             topology,
             group.members,
-            links_of(group.cluster, topology, nodes, request.gpus_per_node),
+            links_of(group.cluster, topology, nodes, np.arange(request.gpus_per_node)),
             library_of(group.cluster),
             ranks_per_node=request.gpus_per_node,
             algorithm=algorithm,

@@ -46,10 +46,14 @@ def library_of(cluster: Cluster) -> NcclLibrary:
     return load_nccl(cluster.gpu.nccl if switched and cluster.gpu.nccl else OVER_PCIE)
 
 
-def links_of(cluster: Cluster, topology: Topology, nodes: Ints, ranks_per_node: int) -> NodeLinks:
+def links_of(cluster: Cluster, topology: Topology, nodes: Ints, places: Ints) -> NodeLinks:
     """What the links of some nodes offer NCCL: line rates, or less where GPUs and NICs meet a lower limit.
 
-    Only the NICs of the GPUs that take part count, the first ``ranks_per_node`` of each node.
+    Args:
+        cluster: whose nodes they are.
+        topology: its links.
+        nodes: those that take part.
+        places: GPUs of each that take part, counted from 0; only their NICs count.
     """
     spec, gpu = cluster.spec.nodes, cluster.gpu
     switched = spec.interconnect == "nvswitch" and gpu.scale_up is not None
@@ -57,7 +61,7 @@ def links_of(cluster: Cluster, topology: Topology, nodes: Ints, ranks_per_node: 
     port = min(cluster.nic.bandwidth.value, gpu.host_link.value)
     if not switched and cluster.cpu is not None and cluster.cpu.peer_to_peer is not None:
         port = min(port, cluster.cpu.peer_to_peer.value)
-    nics = -(-ranks_per_node // (spec.gpus // spec.nics))
+    nics = len(np.unique(places // (spec.gpus // spec.nics)))
     latency = 0.0
     if len(nodes) > 1:
         gpus = nodes * cluster.gpus_per_node

@@ -41,7 +41,7 @@ class Nccl:
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
-        self._links: dict[tuple[bytes, int, bool], NodeLinks] = {}
+        self._links: dict[tuple[bytes, bytes, bool], NodeLinks] = {}
 
     def time(self, operation: GroupOperation, size_bytes: float, groups: Ints) -> NcclTime:
         """Time of what each of some groups does, on links of its own.
@@ -79,13 +79,13 @@ class Nccl:
 
     def _links_of(self, groups: Ints, per_node: int) -> NodeLinks:
         cluster, bridged = self._inputs.cluster, self._bridged(groups)
-        nodes = np.unique(groups[0] // cluster.gpus_per_node)
-        key = (nodes.tobytes() if len(nodes) > 1 else b"", per_node, bridged)
+        nodes, places = np.unique(groups[0] // cluster.gpus_per_node), groups[0, :per_node] % cluster.gpus_per_node
+        key = (nodes.tobytes() if len(nodes) > 1 else b"", places.tobytes(), bridged)
         if key not in self._links:
             if bridged and cluster.gpu.scale_up is not None:
                 self._links[key] = NodeLinks(inside_bytes_per_s=cluster.gpu.scale_up.value)
             else:
-                self._links[key] = links_of(cluster, self._inputs.topology, nodes, per_node)
+                self._links[key] = links_of(cluster, self._inputs.topology, nodes, places)
         return self._links[key]
 
 

@@ -103,7 +103,7 @@ def test_an_exchange_takes_what_nccl_takes(cluster, tp, library, operation):
     layout, slot = lay_out(inputs), GroupSlot(operation, "tensor", 0, 2.0**26)
     messages = trace_messages(inputs, layout, (slot,))
     costs = slot_costs(inputs, layout, (), None, None, (slot,), messages)
-    links = links_of(inputs.cluster, inputs.topology, np.arange(-(-tp // 8)), min(tp, 8))
+    links = links_of(inputs.cluster, inputs.topology, np.arange(-(-tp // 8)), np.arange(min(tp, 8)))
     expected = nccl_time(operation.replace("-", "_"), 2.0**26, tp, min(tp, 8), links, load_nccl(library))
     assert costs.duration_s[0] == pytest.approx(expected.launch_s + expected.latency_s)
     # or longer, where the cluster's NVLink gives less than the library would use

@@ -158,6 +158,22 @@ def test_a_reduction_alone_takes_what_nccl_takes():
             assert ready.costs.idle_s[number] == pytest.approx(time.seconds)
 
 
+@pytest.mark.parametrize("nics", [8, 4, 2, 1])
+def test_nodes_send_as_much_however_many_rings_share_their_nics(nics):
+    """A ring for each tensor-parallel rank, with its part of the gradients: together they use all NICs of a node."""
+    seconds = []
+    for tp in (1, 2, 4, 8):
+        overrides = ("model=megatron-1.7b", "global_batch=32", f"plan={{gpus: 32, pp: 1, tp: {tp}, zero: 0}}")
+        found = workload_document(DENSE, [Override.parse(text) for text in overrides])
+        ready = prepare(load_inputs(load_cluster("selene", [Override.parse(f"nodes.nics={nics}")]), found))
+        slots = [number for number, slot in enumerate(ready.program.slots) if isinstance(slot, SyncSlot)]
+        dp = 32 // tp
+        seconds.append(
+            float(sum(ready.costs.idle_s[slots])) * dp / (dp - 1)
+        )  # of a ring's bytes (dp - 1) / dp are sent
+    assert seconds == pytest.approx([seconds[0]] * 4, rel=0.1)
+
+
 @pytest.mark.parametrize("way", ["hfreduce", "hfreduce-nvlink"])
 def test_hfreduce_alone_takes_what_the_collective_takes(way):
     ready = prepared("fire-flyer-2", TWO_NODES % (way, "1 GB", "true"))
