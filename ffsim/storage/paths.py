@@ -9,7 +9,7 @@ import numpy as np
 
 from ffsim.engine import Csr
 from ffsim.storage.inputs import StorageInputs
-from ffsim.topology import LinkKind, Topology, VertexKind
+from ffsim.topology import BETWEEN_SWITCHES, LinkKind, Topology, VertexKind
 
 Ints = np.ndarray[Any, Any]
 Floats = np.ndarray[Any, Any]
@@ -18,13 +18,6 @@ Bools = np.ndarray[Any, np.dtype[np.bool_]]
 # What holds a read back, in the order of its way. The last is everything between the client's NIC and its memory.
 RESOURCES = ("SSDs", "storage memory", "storage NICs", "switches", "client NICs", "client hosts")
 SSD, MEMORY, STORAGE_NIC, SWITCHES, CLIENT_NIC, CLIENT_HOST = range(len(RESOURCES))
-BETWEEN_SWITCHES = (
-    LinkKind.LEAF_SPINE,
-    LinkKind.SPINE_CORE,
-    LinkKind.INTERZONE,
-    LinkKind.LOCAL,
-    LinkKind.GLOBAL,
-)
 ROUNDING = 1 + 1e-9
 MEMORY_CROSSINGS = 2  # the SSD writes into memory, the NIC reads from it
 

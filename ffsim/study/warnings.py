@@ -6,16 +6,19 @@ import numpy as np
 
 from ffsim.training import Doubt, StepResult
 from ffsim.training.layout import GroupKind
+from ffsim.training.sync_traffic import crowding
 from ffsim.units import BYTES, percent
 
 UNEVEN = 1.05
+CROWDED_FRAC = 0.02
 EXTRAPOLATED_FRAC = 0.25
 
 
 def warnings_about(step: StepResult, doubt: Doubt | None) -> tuple[str, ...]:
     """Doubts about a run: each says what is in doubt and what to do."""
     about_plan = (_memory(step, doubt), _no_effect(step), _far_apart(step), _shared_nodes(step), _slow(step))
-    return tuple(text for text in (*about_plan, _uneven(step), _operators(step)) if text)
+    about_links = (_crowded(step), _uneven(step))
+    return tuple(text for text in (*about_plan, *about_links, _operators(step)) if text)
 
 
 def _memory(step: StepResult, doubt: Doubt | None) -> str:
@@ -62,7 +65,24 @@ def _shared_nodes(step: StepResult) -> str:
     )
 
 
+def _crowded(step: StepResult) -> str:
+    """Reductions of several stages on the same cables, which folded runs side by side."""
+    prepared = step.prepared
+    if step.depth != "folded" or step.breakdown is None or prepared.layout.pp == 1:
+        return ""
+    exposed = float(step.breakdown.exposed["exposed/gradient_sync"].max()) / step.step_s
+    longer = exposed * (crowding(prepared.inputs, prepared.layout, prepared.program.slots) - 1)
+    if longer <= CROWDED_FRAC:
+        return ""
+    return (
+        "gradients of different pipeline ranks cross the same cables between switches, here one rank's at a time: "
+        f"where they meet, the step takes up to {percent(longer)} longer; --depth full says how much"
+    )
+
+
 def _uneven(step: StepResult) -> str:
+    if step.depth == "full":
+        return ""
     worst = max((message.imbalance for message in step.prepared.messages.values()), default=1.0)
     if worst <= UNEVEN:
         return ""

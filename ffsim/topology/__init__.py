@@ -3,7 +3,7 @@
 It knows nothing of time or of models: how long a flow takes is the engine's business.
 """
 
-from ffsim.topology.arrays import LinkKind, VertexKind
+from ffsim.topology.arrays import BETWEEN_SWITCHES, LinkKind, VertexKind
 from ffsim.topology.building import build_topology, topology_from_graph
 from ffsim.topology.cluster import SHELF, Cluster, load_cluster
 from ffsim.topology.fabric_spec import (
@@ -34,6 +34,7 @@ from ffsim.topology.spec import (
 from ffsim.topology.topology import Counts, Topology
 
 __all__ = [
+    "BETWEEN_SWITCHES",
     "SHELF",
     "SPREADINGS",
     "TRAFFIC_CLASSES",

@@ -66,6 +66,15 @@ class LinkKind(IntEnum):
     PEER_TO_PEER = 14
 
 
+BETWEEN_SWITCHES = (
+    LinkKind.LEAF_SPINE,
+    LinkKind.SPINE_CORE,
+    LinkKind.INTERZONE,
+    LinkKind.LOCAL,
+    LinkKind.GLOBAL,
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wire:
     """What a cable carries.

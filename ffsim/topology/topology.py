@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ffsim.errors import InfeasiblePlan, Problem
-from ffsim.topology.arrays import Floats, Ints, Kinds, LinkKind, VertexKind, count_up, hop_counts
+from ffsim.topology.arrays import BETWEEN_SWITCHES, Floats, Ints, Kinds, LinkKind, VertexKind, count_up, hop_counts
 from ffsim.topology.full_networks import NetworkCounts
 from ffsim.topology.names import link_name, vertex_name
 from ffsim.topology.routing import FLOWS_AT_ONCE, How, NoWayError, Routes, Wiring
@@ -181,16 +181,7 @@ class Topology:
             cores=vertices[VertexKind.CORE],
             interzone_switches=vertices[VertexKind.INTERZONE],
             endpoint_ports=cables[LinkKind.ACCESS],
-            interswitch_links=sum(
-                cables[kind]
-                for kind in (
-                    LinkKind.LEAF_SPINE,
-                    LinkKind.SPINE_CORE,
-                    LinkKind.INTERZONE,
-                    LinkKind.LOCAL,
-                    LinkKind.GLOBAL,
-                )
-            ),
+            interswitch_links=sum(cables[kind] for kind in BETWEEN_SWITCHES),
             interzone_links=cables[LinkKind.INTERZONE],
             oversubscription=self.wiring.fabric.oversubscription,
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ffsim.collectives import link_class
 from ffsim.engine import end_times_s
-from ffsim.topology import LinkKind
+from ffsim.topology import BETWEEN_SWITCHES, LinkKind
 from ffsim.training.blocks import ComputeSlot, HostSlot, OptimizerSlot
 from ffsim.training.costs import FAMILIES
 from ffsim.training.step import Prepared, StepResult
@@ -24,14 +24,7 @@ RESOURCES: dict[str, tuple[str, ...]] = {
     "attention kernels": ("attention_forward", "attention_backward"),
     "device memory (element-wise kernels)": ("elementwise",),
 }
-NETWORK_KINDS = (
-    LinkKind.ACCESS,
-    LinkKind.LEAF_SPINE,
-    LinkKind.SPINE_CORE,
-    LinkKind.INTERZONE,
-    LinkKind.LOCAL,
-    LinkKind.GLOBAL,
-)
+NETWORK_KINDS = (LinkKind.ACCESS, *BETWEEN_SWITCHES)
 NODE_KINDS = tuple(kind for kind in LinkKind if kind not in NETWORK_KINDS)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ffsim.collectives import Collective, member_loads, ring_all_reduce, ring_reduce_scatter
-from ffsim.topology import Topology
-from ffsim.training.blocks import SyncSlot
+from ffsim.topology import BETWEEN_SWITCHES, Topology
+from ffsim.training.blocks import Slot, SyncSlot
 from ffsim.training.host_reduce import HostReduction, nodes_of, reduces_in_hosts
 from ffsim.training.inputs import Inputs
 from ffsim.training.layout import GroupKind, Layout
@@ -92,6 +93,28 @@ def sync_member_loads(inputs: Inputs, layout: Layout, slot: SyncSlot) -> tuple[I
         np.concatenate(links),
         np.concatenate([each.loads[used] for each, used in zip(found, links, strict=True)]) * slot.parameters,
     )
+
+
+def crowding(inputs: Inputs, layout: Layout, slots: Iterable[Slot]) -> float:
+    """How much longer a cable between switches is busy with the reductions of all stages than a rank with its own.
+
+    What depth ``folded`` leaves out; 1 where stages keep out of each other's way.
+    """
+    topology = inputs.topology
+    capacity = topology.bandwidth_bytes_per_s
+    own = np.zeros((layout.pp, len(capacity)))
+    together = np.zeros(len(capacity))
+    for slot in slots:
+        if not isinstance(slot, SyncSlot) or slot.operation == "gather" or slot.what not in {"dense", "experts"}:
+            continue
+        _, links, amounts = sync_member_loads(inputs, layout, slot)
+        busy = np.bincount(links, amounts, minlength=len(capacity)) / capacity
+        own[slot.rank] += busy
+        if slot.rank == layout.holders(slot.stage)[0]:
+            together += busy
+    between = np.isin(topology.link_kind, BETWEEN_SWITCHES)
+    longest = float(own.max(initial=0.0))
+    return max(1.0, float(together[between].max(initial=0.0)) / longest) if longest else 1.0
 
 
 def _nvlink(inputs: Inputs) -> bool:

@@ -96,6 +96,21 @@ def test_doubts_that_no_range_covers_are_named(tiny, v3):
     ]
 
 
+def test_stages_whose_gradients_meet_between_switches_are_named():
+    """Four nodes a stage on leaves of two and a half: both stages reduce over the same cables."""
+    plan = ("plan.tp=8", "plan.pp=2", "global_batch=32")
+    met, apart = (
+        run(scenario(*plan, f"plan.gpus={gpus}", workload=DENSE, cluster="selene", ranges=False)) for gpus in (64, 32)
+    )
+    assert any(
+        re.search(r"cross the same cables .* the step takes up to \d\S* % longer", text) for text in met.warnings
+    )
+    assert not any("cross the same cables" in text for text in apart.warnings)
+    exact = run(scenario(*plan, "plan.gpus=64", workload=DENSE, cluster="selene", ranges=False, depth="full"))
+    assert 1.01 < exact.headline["step_s"] / met.headline["step_s"] < 1.06
+    assert not any("loaded unevenly" in text for text in exact.warnings)  # every GPU has its own links there
+
+
 def test_a_gpu_that_borrows_its_profile_doubts_its_kernel_times(tmp_path):
     part = tmp_path / "borrowed.yaml"
     source = "{ref: timed on another GPU, kind: assumed}"
