@@ -58,7 +58,7 @@ def links_of(cluster: Cluster, topology: Topology, nodes: Ints, places: Ints) ->
     spec, gpu = cluster.spec.nodes, cluster.gpu
     switched = spec.interconnect == "nvswitch" and gpu.scale_up is not None
     inside = gpu.scale_up.value if switched and gpu.scale_up else gpu.host_link.value
-    port = min(cluster.nic.bandwidth.value, gpu.host_link.value)
+    port = min(cluster.nic.bandwidth.value, cluster.fabric_port_bytes_per_s, gpu.host_link.value)
     if not switched and cluster.cpu is not None and cluster.cpu.peer_to_peer is not None:
         port = min(port, cluster.cpu.peer_to_peer.value)
     nics = len(np.unique(places // (spec.gpus // spec.nics)))

@@ -108,6 +108,14 @@ class Nic:
     latency: Figure[Time]
     power: Figure[Power]
 
+    def payload_share(self, port_bytes_per_s: float) -> float:
+        """Share of a port's line rate that bulk transfers reach: more than ``usable_share`` on slower ports than its own.
+
+        Args:
+            port_bytes_per_s: line rate of the port, infinite where nothing limits the adapter.
+        """
+        return min(1.0, self.usable_share.value * max(1.0, self.bandwidth.value / port_bytes_per_s))
+
 
 @spec
 class Switch:

@@ -83,8 +83,13 @@ class Cluster:
 
     def port_bytes_per_s(self, nic: Nic) -> float:
         """Usable rate, per direction, of a NIC on a port of the fabric."""
-        port = math.inf if self.switch is None else self.switch.bandwidth.value
-        return min(nic.bandwidth.value, port) * nic.usable_share.value
+        port = self.fabric_port_bytes_per_s
+        return min(nic.bandwidth.value, port) * nic.payload_share(port)
+
+    @property
+    def fabric_port_bytes_per_s(self) -> float:
+        """Line rate of a port of the fabric, infinite where its cables have rates of their own."""
+        return math.inf if self.switch is None else self.switch.bandwidth.value
 
 
 def load_cluster(name: str, overrides: Sequence[Override] = ()) -> Cluster:

@@ -74,7 +74,7 @@ class Fabric(Protocol):
 def build_fabric(cluster: Cluster, endpoints: Endpoints) -> Fabric:
     """Wire the fabric of a cluster.
 
-    A cable between switches carries the rate of a switch port times the usable share of the compute nodes' NICs.
+    A cable between switches carries the rate of a switch port times what the compute nodes' NICs reach of it.
 
     Raises:
         ScenarioError: more ports are needed than there are.
@@ -86,7 +86,8 @@ def build_fabric(cluster: Cluster, endpoints: Endpoints) -> Fabric:
         raise ValueError(f"{cluster.name} has no switch: use load_cluster")
     ports = switch.ports.value
     trunk = Wire(
-        bandwidth_bytes_per_s=switch.bandwidth.value * cluster.nic.usable_share.value, latency_s=switch.latency.value
+        bandwidth_bytes_per_s=switch.bandwidth.value * cluster.nic.payload_share(switch.bandwidth.value),
+        latency_s=switch.latency.value,
     )
     try:
         return _build(spec, ports, endpoints, trunk)

@@ -46,13 +46,14 @@ def build_graph(cluster: Cluster, endpoints: Endpoints) -> Mesh:
     nics = [cluster.nic] * endpoints.n_compute
     if cluster.storage_nic is not None:
         nics += [cluster.storage_nic] * (len(endpoints) - endpoints.n_compute)
+    trunks = graph.trunk_bandwidth_bytes_per_s.tolist()
     rate = np.minimum([nic.bandwidth.value for nic in nics], graph.bandwidth_bytes_per_s)
     access = Wire(
-        bandwidth_bytes_per_s=rate * [nic.usable_share.value for nic in nics],
+        bandwidth_bytes_per_s=rate * [nic.payload_share(each) for nic, each in zip(nics, rate.tolist(), strict=True)],
         latency_s=graph.latency_s + [nic.latency.value for nic in nics],
     )
     trunk = Wire(
-        bandwidth_bytes_per_s=graph.trunk_bandwidth_bytes_per_s * cluster.nic.usable_share.value,
+        bandwidth_bytes_per_s=np.array([each * cluster.nic.payload_share(each) for each in trunks]),
         latency_s=graph.trunk_latency_s,
     )
     order = np.argsort(graph.home, kind="stable")
