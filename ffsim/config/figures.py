@@ -73,6 +73,7 @@ class TaggedBy:
 
 Time = Annotated[float, Quantity(units.TIME)]
 Bytes = Annotated[float, Quantity(units.BYTES)]
+PositiveBytes = Annotated[float, Quantity(units.BYTES, positive=True)]
 Bandwidth = Annotated[float, Quantity(units.BANDWIDTH, positive=True)]
 FlopRate = Annotated[float, Quantity(units.FLOP_RATE, positive=True)]
 IoRate = Annotated[float, Quantity(units.IO_RATE, positive=True)]
@@ -92,6 +93,7 @@ Exponent = Annotated[float, Field(ge=0, le=10)]
 ElementBytes = Annotated[float, Field(ge=0, le=16)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 Natural = Annotated[int, Field(ge=0, le=2**31)]
+Layers = Annotated[int, Field(ge=1, le=500)]  # the best split of more over pipeline ranks takes minutes to find
 
 
 @spec

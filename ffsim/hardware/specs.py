@@ -109,7 +109,7 @@ class Nic:
     power: Figure[Power]
 
     def payload_share(self, port_bytes_per_s: float) -> float:
-        """Share of a port's line rate that bulk transfers reach: more than ``usable_share`` on slower ports than its own.
+        """Share of a port's line rate that bulk transfers reach: more than ``usable_share`` on a slower port.
 
         Args:
             port_bytes_per_s: line rate of the port, infinite where nothing limits the adapter.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from ffsim.config import Count, Figure, Natural, Shelf, Source, TaggedBy, load, spec
+from ffsim.config import Count, Figure, Layers, Natural, Shelf, Source, TaggedBy, load, spec
 from ffsim.errors import Problem, ScenarioError
 
 
@@ -132,7 +132,7 @@ class ModelSpec:
     kind: Literal["model"]
     title: str
     source: Source
-    layers: Count
+    layers: Layers
     hidden: Count
     vocab: Count
     max_context: Count

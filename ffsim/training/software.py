@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ffsim.config import Bytes, Figure, Shelf, Source, Time, load, spec
+from ffsim.config import Bytes, Figure, PositiveBytes, Shelf, Source, Time, load, spec
 
 
 @spec
@@ -32,7 +32,7 @@ class Software:
     overlap_gradients: bool
     overlap_parameters: bool
     overlap_tensor: bool
-    bucket: Figure[Bytes]
+    bucket: Figure[PositiveBytes]
     bucket_per_rank: Figure[Bytes]
     staggered_sends: bool = False
 

@@ -14,6 +14,7 @@ from ffsim.config import (
     Figure,
     GpuHours,
     Natural,
+    PositiveBytes,
     Ratio,
     Share,
     Shelf,
@@ -107,7 +108,7 @@ class PlanSpec:
     offload: Literal["none", "optimizer"] = "none"
     gradient_reduction: GradientReduction = "nccl"
     overlap: Overlap = Overlap()
-    bucket: Bytes | None = None
+    bucket: PositiveBytes | None = None
 
     def __post_init__(self) -> None:
         if sorted(self.order.split("-")) != sorted(DIMENSIONS):
