@@ -16,7 +16,7 @@ from ffsim import units
 
 T = TypeVar("T")
 
-Kind = Literal["measured", "published", "datasheet", "derived", "assumed"]
+Kind = Literal["measured", "published", "datasheet", "derived", "assumed", "given"]
 Status = Literal["read", "read_secondary", "read_chart", "derived", "measured", "recalled", "assumed"]
 
 
@@ -102,7 +102,8 @@ class Source:
 
     Attributes:
         ref: publication, data sheet, file or reasoning.
-        kind: what sort of figure it is; ``assumed`` figures are the ones to doubt first.
+        kind: what sort of figure it is; ``assumed`` figures are the ones to doubt first,
+            and ``given`` ones come from whoever asks.
         status: how we know it: seen (``read``), quoted by others, read off a chart, computed, from memory.
         date: when it was true, for prices and other things that move.
     """

@@ -89,7 +89,7 @@ class Override:
         return cls(path, parse_scalar(right, where), text)
 
     def apply(self, document: Document) -> None:
-        """Put the value into a document, noting the option as its place."""
+        """Put the value into a document, noting the option as its place; a bare value leaves a figure no range."""
         data: Any = document.data
         for index, step in enumerate(self.path[:-1]):
             if isinstance(step, str) and isinstance(data, dict):
@@ -101,9 +101,17 @@ class Override:
         last = self.path[-1]
         if not _holds(data, last) and not (isinstance(last, str) and isinstance(data, dict)):
             return self._refuse(document, self.path)
-        data[last] = self.value
+        if _holds_figure(data, last) and self.value is not None and not isinstance(self.value, dict):
+            data[last] = self._as_figure()
+            document.values[*self.path, "value"] = Mark(f"--set {self.text}")
+        else:
+            data[last] = self.value
         document.values[self.path] = document.keys[self.path] = Mark(f"--set {self.text}")
         return None
+
+    def _as_figure(self) -> dict[str, Any]:
+        """The value as a figure without a range, from this option."""
+        return {"value": self.value, "source": {"ref": f"--set {self.text}", "kind": "given"}}
 
     def _refuse(self, document: Document, path: Path_) -> None:
         document.problems.append(
@@ -111,6 +119,11 @@ class Override:
                 where=f"--set {self.text}", path=dotted(path), what=f"there is nothing to set here in {document.file}"
             )
         )
+
+
+def _holds_figure(data: Any, key: str | int) -> bool:
+    """Whether a value with its source stands there."""
+    return isinstance(data, dict) and isinstance(data.get(key), dict) and {"value", "source"} <= data[key].keys()
 
 
 def _holds(data: Any, index: str | int) -> bool:

@@ -81,9 +81,11 @@ class Family:
         """
         self.check(n_ranks, n_micro_batches, chunks)
         times = UNIT_TIMES if times is None else times
-        given = (times.forward, times.input_gradient, times.weight_gradient, times.b, times.fb, message_s)
-        if not all(0 <= value < float("inf") for value in given):
-            raise ValueError(f"{self.name} needs finite durations of at least 0, got {times} and {message_s=}")
+        given = {"F": times.forward, "Bi": times.input_gradient, "W": times.weight_gradient}
+        given |= {"B": times.b, "FB": times.fb, "message": message_s}
+        wrong = [f"{name} = {value:g}" for name, value in given.items() if not 0 <= value < float("inf")]
+        if wrong:
+            raise ValueError(f"{self.name} needs finite durations of at least 0, got {', '.join(wrong)}")
         return self.make(
             Request(n_ranks=n_ranks, n_micro_batches=n_micro_batches, chunks=chunks, times=times, message_s=message_s)
         )

@@ -27,6 +27,7 @@ PARTS = {
     "weight_only_s": ("W",),
     "overlapped_s": ("FB",),
 }
+ROUNDING = 1e-12
 AFTER = ("optimizer", "exposed/gradient_sync", "exposed/parameters")
 
 
@@ -82,8 +83,9 @@ def bubble_parts(result: StepResult) -> dict[str, float]:
     family, chunks = SCHEDULES[schedule.name], len(schedule.placement[0])
     formula = family.bubble(schedule.n_ranks, schedule.n_micro_batches, chunks, mean)
     formula = ends[0] - busy if formula is None else max(formula, 0.0)
-    steps = np.diff([formula, *(end - busy for end in ends), step_parts(result)["bubble_s"]]).tolist()
-    return dict(zip(CAUSES, (formula, *steps), strict=True))
+    steps = np.diff([formula, *(end - busy for end in ends), step_parts(result)["bubble_s"]])
+    steps[np.abs(steps) < ROUNDING * result.step_s] = 0.0
+    return dict(zip(CAUSES, (formula, *steps.tolist()), strict=True))
 
 
 CAUSES = (

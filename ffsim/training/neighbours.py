@@ -18,7 +18,7 @@ from ffsim.training.spec import PlanSpec
 MOST_CHANGES = 3  # keys changed at once
 MOST_ASKED = 60
 SMALL: tuple[Recompute, ...] = ("norm", "mla_up", "swiglu")  # what DeepSeek-V3 computes again
-SIZES = (1, 2, 4, 8, 16)
+WIDEST = 16
 
 
 class Move(NamedTuple):
@@ -74,17 +74,26 @@ def _size_moves(inputs: Inputs, plan: PlanSpec) -> Iterator[Move]:
     experts = inputs.model.moe.routed if inputs.model.moe else 1
     choices: dict[str, list[int]] = {
         "pp": [pp for pp in _divisors(plan.gpus) if pp <= inputs.model.layers],
-        "tp": [tp for tp in SIZES if tp <= max(inputs.cluster.gpus_per_node, plan.tp)],
-        "cp": list(SIZES) if plan.cp > 1 else [1],
+        "tp": _doublings(max(inputs.cluster.gpus_per_node, plan.tp)),
+        "cp": _doublings(max(WIDEST, plan.cp)) if plan.cp > 1 else [1],
         "ep": _divisors(experts),
-        "etp": [etp for etp in SIZES if etp <= max(plan.tp, plan.etp)],
+        "etp": _doublings(max(plan.tp, plan.etp)),
         "vpp": [*range(1, 9)] if SCHEDULES[plan.schedule].stages_per_rank is None or plan.vpp > 1 else [1],
-        "micro_batch": [*_divisors(plan.micro_batch), 2 * plan.micro_batch, 4 * plan.micro_batch],
+        "micro_batch": _micro_batches(inputs, plan),
     }
     for key, values in choices.items():
         for value in values:
             if value != getattr(plan, key):
                 yield Move(abs(log2(value / getattr(plan, key))), key, value)
+
+
+def _micro_batches(inputs: Inputs, plan: PlanSpec) -> list[int]:
+    """What a replica's sequences divide into, up to four times the wanted ones."""
+    assert plan.gpus is not None
+    dp, rest = divmod(plan.gpus, plan.pp * plan.tp * plan.cp)
+    if rest or not dp or inputs.spec.global_batch % dp:
+        return [*_divisors(plan.micro_batch), 2 * plan.micro_batch, 4 * plan.micro_batch]
+    return [size for size in _divisors(inputs.spec.global_batch // dp) if size <= 4 * plan.micro_batch]
 
 
 def _memory_moves(inputs: Inputs, plan: PlanSpec) -> Iterator[Move]:
@@ -114,6 +123,10 @@ def _other_moves(plan: PlanSpec) -> Iterator[Move]:
         yield Move(0.5, "context_exchange", "all-to-all" if plan.context_exchange == "ring" else "ring")
     if plan.gradient_reduction != "nccl":
         yield Move(0.5, "gradient_reduction", "nccl")
+
+
+def _doublings(most: int) -> list[int]:
+    return [1 << power for power in range(most.bit_length())]
 
 
 def _divisors(n: int) -> list[int]:

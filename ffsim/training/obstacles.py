@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ffsim.model.spec import CnnSpec
 from ffsim.model.split import check_split
 from ffsim.schedules import SCHEDULES
+from ffsim.schedules.family import nearest
 from ffsim.training.inputs import Inputs
 from ffsim.training.optimizer import offload_obstacles
 from ffsim.training.spec import PlanSpec
@@ -157,7 +158,7 @@ def _batch_obstacles(inputs: Inputs, plan: PlanSpec) -> Iterator[Obstacle]:
         yield (
             "global_batch",
             f"{batch:,} sequences do not divide into {dp} replicas x {plan.micro_batch} a micro-batch",
-            f"use a multiple of {per_step:,}",
+            f"use a multiple of {per_step:,}: {nearest(batch, per_step, at_least=per_step)}",
         )
         return
     n_micro_batches = batch // per_step

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ffsim.training.inputs import Inputs
 from ffsim.training.neighbours import Move, describe, moves
 from ffsim.training.obstacles import first_obstacles
-from ffsim.training.spec import PlanSpec, PretrainSpec
+from ffsim.training.spec import PretrainSpec
 
 BEAM = 6  # workloads that are followed up at once
 MOST_STEPS = 20
@@ -83,7 +83,7 @@ def _found(wanted: Inputs, spec: PretrainSpec, distance: float) -> _Found:
 
 def _neighbours(wanted: Inputs, state: _Found) -> Iterator[_Found]:
     spec, keys = state.inputs.spec, REMEDIES[-state.short[0]]
-    for move in (*moves(state.inputs, spec.plan), *_fewer_gpus(spec.plan)):
+    for move in (*moves(state.inputs, spec.plan), *_other_gpus(state.inputs)):
         if move.key in keys:
             plan = replace(spec.plan, **{move.key: move.value})
             yield _found(wanted, replace(spec, plan=plan), state.distance + move.distance)
@@ -94,11 +94,17 @@ def _neighbours(wanted: Inputs, state: _Found) -> Iterator[_Found]:
             yield _found(wanted, replace(spec, **changed), state.distance + distance)
 
 
-def _fewer_gpus(plan: PlanSpec) -> Iterator[Move]:
+def _other_gpus(inputs: Inputs) -> Iterator[Move]:
+    """The nearest numbers of GPUs, on either side, that divide into replicas and these the batch; and powers of two."""
+    plan, batch = inputs.spec.plan, inputs.spec.global_batch
     assert plan.gpus is not None
-    if plan.gpus > 1:
-        fewer = 1 << (plan.gpus - 1).bit_length() - 1  # the next power of two below
-        yield Move(1 + log2(plan.gpus / fewer), "gpus", fewer)
+    ranks = plan.pp * plan.tp * plan.cp
+    whole = [ranks * dp for dp in range(1, inputs.cluster.n_gpus // ranks + 1) if batch % (dp * plan.micro_batch) == 0]
+    below = [gpus for gpus in whole if gpus < plan.gpus][-1:]
+    above = [gpus for gpus in whole if gpus > plan.gpus][:1]
+    power = [1 << (plan.gpus - 1).bit_length() - 1] if plan.gpus > 1 else []
+    for gpus in sorted({*below, *above, *power}):
+        yield Move(1 + abs(log2(plan.gpus / gpus)), "gpus", gpus)
 
 
 def _outside(inputs: Inputs) -> Iterator[tuple[str, int]]:

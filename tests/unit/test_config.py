@@ -194,6 +194,16 @@ def test_a_circle_of_bases_is_cut(shelf):
         load(shelf, "a.yaml", Box)
 
 
+def test_a_bare_value_takes_the_place_of_a_figure_with_its_range(shelf):
+    option = "parts.1.rate=400 Gbit/s"
+    ranged = GOOD.replace("value: 200 Gbit/s", "value: 200 Gbit/s, low: 100 Gbit/s, high: 300 Gbit/s")
+    Path("box.yaml").write_text(ranged)
+    rate = load(shelf, "box.yaml", Box, overrides=[Override.parse(option)]).parts[1].rate
+    assert (rate.value, rate.low, str(rate.source)) == (50e9, None, f"--set {option} (given)")
+    (line,) = complaints(shelf, ranged, "parts.1.rate=fast")
+    assert line.startswith("--set parts.1.rate=fast: parts.1.rate.value: cannot read 'fast' as bandwidth")
+
+
 def test_an_override_is_read_like_the_file_and_blamed_by_its_own_text(shelf):
     Path("box.yaml").write_text(GOOD)
     box = load(shelf, "box.yaml", Box, overrides=[Override.parse("count=7"), Override.parse("parts.0.capacity=1 TB")])

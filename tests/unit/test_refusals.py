@@ -49,7 +49,7 @@ ILLEGAL = [
         DENSE,
         ("plan.tp=5", "plan.pp=7", "plan.ep=2", "plan.gpus=35", "plan.vpp=3", "global_batch=1", "sequence_length=127"),
         "8 heads do not divide over 5 ranks",
-        "plan.tp=1",
+        "plan.tp=4",
     ),
 ]
 
