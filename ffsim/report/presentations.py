@@ -49,6 +49,7 @@ def _headline(result: RunResult) -> Table:
     rental, energy = cluster.spec.rental, cluster.spec.energy_price
     fullest = max(result.step.prepared.memory, key=lambda rank: rank.total)
     simulated = "" if result.doubt is not None else "an estimate by closed forms; "
+    when = rental.source.date or ("given" if rental.source.kind == "given" else "undated")
     spare = f"{BYTES.format(h['memory_margin_bytes'], 3)} ({percent(h['memory_margin_frac'], 2)})"
     shown: list[tuple[str, Unit | None, str, str]] = [
         (
@@ -73,7 +74,7 @@ def _headline(result: RunResult) -> Table:
         ),
         ("GPU-hours", GPU_HOURS, "gpu_hours", f"{GPU_HOURS.format(h['gpu_hours_per_ttoken'])} per trillion tokens"),
         ("days", None, "days", f"on {h['gpus']:,.0f} GPUs"),
-        ("cost", MONEY, "cost_usd", f"at {rental.value:g} USD/GPU-hour ({rental.source.date or 'undated'})"),
+        ("cost", MONEY, "cost_usd", f"at {rental.value:g} USD/GPU-hour ({when})"),
         (
             "energy",
             ENERGY,
