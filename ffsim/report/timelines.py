@@ -249,8 +249,10 @@ def _kernel(axes: Axes, result: RunResult, part: CloseUp, task: int, row: tuple[
     left = max(float(timeline.start_s[task]), part.start) - part.start
     right = min(float(timeline.end_s[task]), part.end) - part.start
     color, label = ACTIVITY[program.categories[program.category_code[task]]], program.labels[program.label_code[task]]
-    cells(axes, [(left * factor, right * factor, *row)], color, outline=0.6)
     width = (right - left) / (part.end - part.start) * (WIDTH_PT - 44.0)
+    cells(
+        axes, [(left * factor, right * factor, *row)], color, outline=min(0.6, width / 4)
+    )  # narrow ones keep a colour
     if fits(label, width):
         angle = 0
     elif width > SMALL_PT + 1 and fits(label, row[1] - row[0]):
