@@ -77,7 +77,7 @@ def _add_weight_gradients(slots: Slots, first: int, second: int) -> None:
 
 
 def _held(request: Request, most: int) -> tuple[float, ...]:
-    """The most that any rank holds; one that its block leaves less to do may hold half a micro-batch less."""
+    """The most that any rank holds; others may hold less."""
     return (float(min(request.n_micro_batches, most)),) * request.n_ranks
 
 
