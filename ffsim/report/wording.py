@@ -26,10 +26,12 @@ SCHEDULE_NAMES = {
     "gpipe": "GPipe",
     "1f1b": "1F1B",
     "interleaved": "Interleaved 1F1B",
+    "1f1b-v": "1F1B-V",
     "zb-h1": "ZB-H1",
     "zb-1.5p": "ZB-1.5p",
     "zb-h2": "ZB-H2",
     "zb-v": "ZB-V",
+    "v-min": "V-Min",
     "dualpipe": "DualPipe",
     "dualpipev": "DualPipeV",
 }

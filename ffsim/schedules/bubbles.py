@@ -90,6 +90,18 @@ def zb_v_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float | None:
     return max((n_ranks - 1) * longest, short)
 
 
+def v_min_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float | None:
+    """Idle time under V-Min: ``(4 PP - 5) F``, or ``(4 PP - 7) F`` where 3 divides PP; none on a single rank.
+
+    Domain: F = Bi = W and at least PP micro-batches, there exact; None elsewhere, where a rank may wait in every round.
+    """
+    if n_ranks == 1:
+        return 0.0
+    if n_micro_batches < n_ranks or not t.forward == t.input_gradient == t.weight_gradient:
+        return None
+    return (4 * n_ranks - (7 if n_ranks % 3 == 0 else 5)) * t.forward
+
+
 def dualpipe_bubble(n_ranks: int, t: OpTimes) -> float:
     """Largest idle time of a rank under DualPipe: ``(PP/2 - 1)(FB + B - 3W)``.
 

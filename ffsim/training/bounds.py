@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ffsim.engine import Costs
-from ffsim.schedules import SCHEDULES, OpTimes, Schedule, one_f_one_b_bubble, replay
+from ffsim.schedules import SCHEDULES, OpTimes, Schedule, replay
 from ffsim.training.blocks import (
     ComputeSlot,
     ExchangeSlot,
@@ -153,9 +153,7 @@ def mean_times(kinds: list[str], seconds: list[float]) -> OpTimes:
 
 def _upper(layout: Layout, longest: dict[str, float], send: float) -> float:
     """Step of a schedule in which no operation is shorter than the longest of its kind and its message."""
-    schedule = layout.schedule
-    if SCHEDULES[schedule.name].needs_times:
-        return _replayed(schedule, longest, send)
+    schedule, family = layout.schedule, SCHEDULES[layout.schedule.name]
     weight = longest.get("W", 0.0)
     half = send + max(
         longest.get("F", 0.0),
@@ -165,9 +163,11 @@ def _upper(layout: Layout, longest: dict[str, float], send: float) -> float:
         weight,
     )
     t = OpTimes(forward=half, input_gradient=half, weight_gradient=weight)
-    modules = len(schedule.placement[0])
-    passes = layout.n_micro_batches * (1 if schedule.both_ends else modules)
-    return passes * t.fb + _bubble(layout, t)
+    bubble = _bubble_form(layout, t)
+    if family.needs_times or bubble is None:
+        return _replayed(schedule, longest, send)
+    passes = layout.n_micro_batches * (1 if schedule.both_ends else len(schedule.placement[0]))
+    return passes * t.fb + max(0.0, bubble)
 
 
 def _replayed(schedule: Schedule, longest: dict[str, float], send: float) -> float:
@@ -182,7 +182,11 @@ def _replayed(schedule: Schedule, longest: dict[str, float], send: float) -> flo
 
 
 def _bubble(layout: Layout, t: OpTimes) -> float:
-    """The closed form of the schedule; that of 1F1B, which idles longer, where there is none."""
+    """The closed form of the schedule; its replay where there is none."""
+    bubble = _bubble_form(layout, t)
+    return max(0.0, max(replay(layout.schedule, t).bubble) if bubble is None else bubble)
+
+
+def _bubble_form(layout: Layout, t: OpTimes) -> float | None:
     family, chunks = SCHEDULES[layout.schedule.name], len(layout.schedule.placement[0])
-    bubble = family.bubble(layout.pp, layout.n_micro_batches, chunks, t)
-    return max(0.0, one_f_one_b_bubble(layout.pp, t) if bubble is None else bubble)
+    return family.bubble(layout.pp, layout.n_micro_batches, chunks, t)

@@ -26,7 +26,19 @@ from ffsim.model.lowering import Recompute
 from ffsim.schedules import SCHEDULES, Messages
 from ffsim.topology import FaultSpec
 
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zb-h1", "zb-1.5p", "zb-h2", "zb-v", "dualpipe", "dualpipev"]
+ScheduleName = Literal[
+    "gpipe",
+    "1f1b",
+    "interleaved",
+    "1f1b-v",
+    "zb-h1",
+    "zb-1.5p",
+    "zb-h2",
+    "zb-v",
+    "v-min",
+    "dualpipe",
+    "dualpipev",
+]
 assert set(ScheduleName.__args__) == set(SCHEDULES)  # type: ignore[attr-defined]
 DIMENSIONS = ("tp", "cp", "dp", "pp")
 

@@ -16,8 +16,10 @@ NAMES = {
     "zb_1.5p": "zb-1.5p",
     "zb2p": "zb-h2",
     "zbv": "zb-v",
+    "1f1b_v": "1f1b-v",
+    "v_min": "v-min",
 }
-NOT_SHIPPED = {"1f1b_v", "v_half", "v_min", "v_auto"}
+NOT_SHIPPED = {"v_half", "v_auto"}
 WRITTEN = {"F": "F", "Bi": "B", "W": "W", "B": "BW"}
 
 
