@@ -31,6 +31,7 @@ SCHEDULE_NAMES = {
     "zb-1.5p": "ZB-1.5p",
     "zb-h2": "ZB-H2",
     "zb-v": "ZB-V",
+    "v-half": "V-Half",
     "v-min": "V-Min",
     "dualpipe": "DualPipe",
     "dualpipev": "DualPipeV",

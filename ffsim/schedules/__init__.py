@@ -5,13 +5,14 @@ from ffsim.schedules.bubbles import (
     dualpipe_bubble,
     dualpipe_v_bubble,
     one_f_one_b_bubble,
+    v_half_bubble,
     v_min_bubble,
     zb1p_bubble,
     zb_bubble,
     zb_v_bubble,
 )
 from ffsim.schedules.catalogue import SCHEDULES
-from ffsim.schedules.controllable_memory import one_f_one_b_v, v_min
+from ffsim.schedules.controllable_memory import one_f_one_b_v, v_half, v_min
 from ffsim.schedules.data import Schedule
 from ffsim.schedules.dualpipe import dualpipe, dualpipe_v
 from ffsim.schedules.family import UNIT_TIMES, Family
@@ -50,6 +51,8 @@ __all__ = [
     "one_f_one_b_v",
     "plan_messages",
     "replay",
+    "v_half",
+    "v_half_bubble",
     "v_min",
     "v_min_bubble",
     "zb1p_bubble",

@@ -90,6 +90,18 @@ def zb_v_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float | None:
     return max((n_ranks - 1) * longest, short)
 
 
+def v_half_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float | None:
+    """Idle time under V-Half: ``(3 PP - 7) F`` for even numbers of ranks, ``(3 PP - 4) F`` for odd; F for two.
+
+    Domain: F = Bi = W and at least two micro-batches per rank, there exact; None elsewhere. None on a single rank.
+    """
+    if n_ranks == 1:
+        return 0.0
+    if n_micro_batches < 2 * n_ranks or not t.forward == t.input_gradient == t.weight_gradient:
+        return None
+    return max(3 * n_ranks - (4 if n_ranks % 2 else 7), 1) * t.forward
+
+
 def v_min_bubble(n_ranks: int, n_micro_batches: int, t: OpTimes) -> float | None:
     """Idle time under V-Min: ``(4 PP - 5) F``, or ``(4 PP - 7) F`` where 3 divides PP; none on a single rank.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ffsim.schedules.controllable_memory import ONE_F_ONE_B_V, V_MIN
+from ffsim.schedules.controllable_memory import ONE_F_ONE_B_V, V_HALF, V_MIN
 from ffsim.schedules.dualpipe import DUALPIPE, DUALPIPE_V
 from ffsim.schedules.family import Family
 from ffsim.schedules.gpipe import GPIPE
@@ -20,6 +20,7 @@ FAMILIES = (
     ZB_1_5P,
     ZB_H2,
     ZB_V,
+    V_HALF,
     V_MIN,
     DUALPIPE,
     DUALPIPE_V,

@@ -35,6 +35,7 @@ ScheduleName = Literal[
     "zb-1.5p",
     "zb-h2",
     "zb-v",
+    "v-half",
     "v-min",
     "dualpipe",
     "dualpipev",

@@ -58,7 +58,7 @@ def mixed_plans(draw):
     vpp = 2 if family.stages_per_rank is None else 1
     pp = draw(
         st.sampled_from(
-            [2, 4] if family.stages(vpp) == 1 else [1, 2, 4] if name in {"zb-v", "1f1b-v", "v-min"} else [2]
+            [2, 4] if family.stages(vpp) == 1 else [1, 2, 4] if name in {"zb-v", "1f1b-v", "v-half", "v-min"} else [2]
         )
     )
     n = draw(st.integers(2 * pp, 4 * pp)) // 2 * 2

@@ -121,7 +121,7 @@ def test_activation_forms_that_are_exact(name):
         assert held == list(family.activations(pp, rounds * pp, chunks)), (pp, rounds, cost)
 
 
-@pytest.mark.parametrize("name", ["zb-h1", "zb-1.5p", "zb-h2", "zb-v", "1f1b-v", "v-min"])
+@pytest.mark.parametrize("name", ["zb-h1", "zb-1.5p", "zb-h2", "zb-v", "1f1b-v", "v-half", "v-min"])
 def test_activation_forms_that_are_limits(name):
     """No rank holds more, and for equal durations and enough micro-batches all hold as much."""
     family = SCHEDULES[name]
@@ -135,7 +135,7 @@ def test_activation_forms_that_are_limits(name):
 
 
 @pytest.mark.parametrize("pp", range(1, 17))
-@pytest.mark.parametrize("name", ["1f1b-v", "v-min"])
+@pytest.mark.parametrize("name", ["1f1b-v", "v-half", "v-min"])
 def test_blocks_repeat_for_any_number_of_ranks_and_micro_batches(name, pp):
     """Every operation once, no deadlock, and with enough micro-batches some rank holds what the closed form says."""
     family = SCHEDULES[name]
@@ -149,23 +149,24 @@ def test_blocks_repeat_for_any_number_of_ranks_and_micro_batches(name, pp):
 
 
 @pytest.mark.parametrize("pp", range(1, 17))
-def test_the_v_min_form_is_exact_for_equal_durations_from_one_micro_batch_per_rank_on(pp):
-    family, times = SCHEDULES["v-min"], times_of((3, 3, 3))
-    for n in (pp, pp + 1, 2 * pp, 3 * pp + 1):
+@pytest.mark.parametrize(("name", "rounds"), [("v-half", 2), ("v-min", 1)])
+def test_the_forms_of_blocks_are_exact_for_equal_durations_from_so_many_micro_batches_per_rank_on(name, rounds, pp):
+    family, times = SCHEDULES[name], times_of((3, 3, 3))
+    for n in (rounds * pp, rounds * pp + 1, 3 * pp + 1, 4 * pp):
         assert max(replay(family.build(pp, n), times).bubble) == family.bubble(pp, n, 1, times)
-    assert family.bubble(4, 3, 1, times) is None
+    assert family.bubble(4, 4 * rounds - 1, 1, times) is None
     assert family.bubble(4, 8, 1, times_of((3, 3, 2))) is None
 
 
-@pytest.mark.parametrize("name", ["1f1b-v", "v-min"])
+@pytest.mark.parametrize("name", ["1f1b-v", "v-half", "v-min"])
 def test_blocks_do_not_depend_on_durations(name):
     family = SCHEDULES[name]
     assert family.build(4, 12, times=times_of((1, 7, 3)), message_s=2).ops == family.build(4, 12).ops
 
 
-def test_v_min_holds_least_and_1f1b_v_less_than_zb_v():
-    held = {name: max(SCHEDULES[name].activations(8, 24, 1)) for name in ("1f1b", "zb-v", "1f1b-v", "v-min")}
-    assert held == {"1f1b": 8, "zb-v": 8, "1f1b-v": 6, "v-min": 4}
+def test_blocks_hold_two_thirds_a_half_and_a_third_of_1f1b():
+    held = {name: max(SCHEDULES[name].activations(24, 72, 1)) for name in ("1f1b", "zb-v", "1f1b-v", "v-half", "v-min")}
+    assert held == {"1f1b": 24, "zb-v": 24, "1f1b-v": 17, "v-half": 13, "v-min": 9}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, family in SCHEDULES.items() if family.needs_times))
