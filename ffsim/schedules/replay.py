@@ -78,7 +78,8 @@ class MessagePlan:
     """Order between operations, with every message between ranks as a task of its own.
 
     Attributes:
-        edges: between tasks. Operations are numbered rank after rank, messages follow.
+        edges: between tasks. Operations are numbered rank after rank, messages follow, in the order of use or,
+            where ranks wait for them, as each rank sends them.
         ends: (sending rank, receiving rank) of each message.
     """
 
@@ -125,7 +126,7 @@ def _by_groups(schedule: Schedule, first: list[int], *, rendezvous: bool) -> Mes
                 matched.setdefault(_sender_key(schedule, rank, message), {})[message.end] = (rank, position)
     edges: list[tuple[int, int]] = []
     ends: list[tuple[int, int]] = []
-    for pair in matched.values():
+    for pair in sorted(matched.values(), key=lambda pair: pair["s"]):  # as they are sent, so that none waits in vain
         (source, sent), (target, received) = pair["s"], pair["r"]
         task = first[-1] + len(ends)
         edges.append((first[source] + sent - 1, task))  # issued once the operation before it has ended

@@ -10,7 +10,7 @@ from ffsim.training.inputs import Inputs
 from ffsim.training.neighbours import describe, legal_plans
 from ffsim.training.spec import PlanSpec
 
-MOST_TRIED = 6
+MOST_TRIED = 9
 MOST_SHOWN = 3
 
 

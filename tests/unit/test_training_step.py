@@ -370,6 +370,20 @@ def test_limits_name_the_binding_resource_first(v3):
     assert sum(row.saved_frac for row in rows[:-1]) <= rows[-1].saved_frac + 1e-3
 
 
+@pytest.mark.parametrize("messages", ["blocking", "rendezvous"])
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_no_schedule_waits_for_its_own_messages_in_a_circle(name, messages):
+    """A rank's messages in one direction take turns: in the order in which it sends them."""
+    pp, vpp = 2 if name == "dualpipev" else 4, 2 if name == "interleaved" else 1
+    for n in (4, 8, 12) if name != "dualpipe" else (8, 12):
+        plan = (f"plan.pp={pp}", f"plan.gpus={pp}", f"plan.vpp={vpp}", f"plan.messages={messages}")
+        free, held = (
+            simulated(DENSE, *plan, f"plan.schedule={name}", f"global_batch={2 * n}", *more).step.step_s
+            for more in (("plan.messages=overlapped",), ())
+        )
+        assert free <= held * (1 + 1e-9)
+
+
 @pytest.mark.slow
 def test_layouts_of_other_schedules_run():
     for overrides in (
