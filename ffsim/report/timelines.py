@@ -250,9 +250,8 @@ def _kernel(axes: Axes, result: RunResult, part: CloseUp, task: int, row: tuple[
     right = min(float(timeline.end_s[task]), part.end) - part.start
     color, label = ACTIVITY[program.categories[program.category_code[task]]], program.labels[program.label_code[task]]
     width = (right - left) / (part.end - part.start) * (WIDTH_PT - 44.0)
-    cells(
-        axes, [(left * factor, right * factor, *row)], color, outline=min(0.6, width / 4)
-    )  # narrow ones keep a colour
+    outline = min(0.6, width / 4)  # narrow ones keep a colour
+    cells(axes, [(left * factor, right * factor, *row)], color, outline=outline)
     if fits(label, width):
         angle = 0
     elif width > SMALL_PT + 1 and fits(label, row[1] - row[0]):

@@ -37,7 +37,7 @@ def cluster_from_graph(graph: nx.Graph[Any], cluster: Cluster) -> Cluster:
 def build_graph(cluster: Cluster, endpoints: Endpoints) -> Mesh:
     """Put a checked graph under the end points.
 
-    A cable carries its line rate, that of an end point at most its NIC's, times the usable share of the NICs. The NIC's
+    A cable carries what the NICs reach of its line rate, that of an end point at most its NIC's. The NIC's
     latency is added to that of the cable it hangs on.
     """
     graph = cluster.graph

@@ -1,7 +1,7 @@
 """Closed forms around the simulated step: perfect overlap below, none above, and an estimate between.
 
-All three follow from durations per stage and the bubble formulas of the schedules; no event is simulated. Tests hold
-that the simulated step lies between the bounds.
+All three follow from durations per stage and the bubble formulas of the schedules; where a schedule has none, its order
+is replayed. Tests hold that the simulated step lies between the bounds.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def bounds(program: Program, layout: Layout, costs: Costs, ranks_per_port: int =
         ranks_per_port: most pipeline ranks that share a NIC: their messages may all wait for each other.
 
     Source: bubble formulas of `ffsim.schedules.bubbles`. The upper bound uses them where they are exact: with F and Bi
-    raised to the larger of F, Bi and W. Where the order of a schedule depends on durations, no formula is exact for
-    all orders; there the order itself is replayed with the longest durations.
+    raised to the larger of F, Bi and W. Where the order of a schedule depends on durations, or there is no formula,
+    the order itself is replayed with the longest durations.
     """
     messages = np.array([isinstance(slot, MESSAGES) for slot in program.slots])
     idle: list[float] = np.where(messages, ranks_per_port * costs.idle_s, costs.idle_s).tolist()

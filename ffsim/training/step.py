@@ -112,16 +112,13 @@ def _prepare(inputs: Inputs, layout: Layout, *, must_fit: bool = False) -> Prepa
     pieces = cut(inputs, layout.ep, layout.micro_batch)
     times = time_pieces(inputs, pieces)
     stages = _stages(inputs, layout, pieces, times)
-    timed = SCHEDULES[layout.schedule.name].needs_times
-    if must_fit and not timed:  # before anything large is built
-        _check_memory(inputs, memory(inputs, layout, stages, pieces))
-    program, messages, costs = _program(inputs, layout, stages, pieces, times)
-    if timed:
+    if SCHEDULES[layout.schedule.name].needs_times:  # what ranks hold depends on the order, and that on the costs
+        program, _, costs = _program(inputs, layout, stages, pieces, times)
         layout = _timed(inputs, layout, program, costs)
-        program, messages, costs = _program(inputs, layout, stages, pieces, times)
     held = memory(inputs, layout, stages, pieces)
-    if must_fit and timed:
+    if must_fit:  # before what may be a large graph is built
         _check_memory(inputs, held)
+    program, messages, costs = _program(inputs, layout, stages, pieces, times)
     return Prepared(
         inputs=inputs,
         layout=layout,

@@ -33,9 +33,8 @@ SOFTWARE = ("hai-llm", "megatron-2021", "megatron-2022", "megatron-core", "megas
 FUSED = ("hai-llm", "megatron-core", "megascale")
 RECOMPUTE = ("none", "selective", "full", ("norm", "mla_up", "swiglu"), ("layer", "norm"), ())
 TOLERANCE = 1e-9
-MEETING = (
-    0.01  # transfers that share links meet at other moments where some are faster, and may hold up each other more
-)
+# Transfers that share links meet at other moments where some are faster, and may hold up each other more.
+MEETING = 0.01
 
 
 @cache
@@ -211,7 +210,7 @@ def test_a_plan_that_divides_keeps_the_laws_and_twice_the_micro_batch_takes_no_l
 @pytest.mark.slow
 @given(dividing_plans(), st.sampled_from([{"nic": 1.5}, {"nvlink": 1.5}]))
 @settings(max_examples=16)
-def test_more_bandwidth_never_takes_longer(inputs, factors):
+def test_more_bandwidth_takes_no_longer_but_for_transfers_that_meet_elsewhere(inputs, factors):
     slow, fast = simulate(prepare(faster(inputs))), simulate(prepare(faster(inputs, **factors)))
     assert fast.bounds.lower <= slow.bounds.lower * (1 + TOLERANCE)
     assert fast.step_s <= slow.step_s * (1 + MEETING)
